@@ -1,0 +1,145 @@
+// Package update is the update file that a vendor ships: a manifest, the parts (one loadable module a target), the
+// pre objects that run-pre matching needs, and the patch. Create writes it, check, apply and inspect read it.
+package update
+
+import "github.com/ksplice/ksplice/sdk/arch"
+
+// FormatVersion is the version of the file format that this package writes.
+const FormatVersion = 1
+
+// Manifest says everything about an update that is not code.
+type Manifest struct {
+	// Format is FormatVersion at the time of writing.
+	Format int `json:"format"`
+	// ID is eight hex digits of the digest of everything else in the update. It is not stored in the manifest itself
+	// but in the file's header; Read fills it in.
+	ID string `json:"-"`
+	// Description is one line for people.
+	Description string    `json:"description"`
+	Kernel      Kernel    `json:"kernel"`
+	Toolchain   Toolchain `json:"toolchain"`
+	// Facts and Config are what the architecture plugin is given at apply as it was at create.
+	Facts  map[string]int64  `json:"facts"`
+	Config map[string]string `json:"config"`
+	Patch  Patch             `json:"patch"`
+	// Base lists the IDs of the updates that this one stands on, lowest first.
+	Base  []string `json:"base,omitempty"`
+	Units []Unit   `json:"units"`
+	Parts []Part   `json:"parts"`
+}
+
+// Kernel identifies the kernel that the update is for.
+type Kernel struct {
+	Release string `json:"release"` // uname -r
+	Version string `json:"version"` // uname -v
+	BuildID string `json:"build_id,omitempty"`
+	Banner  string `json:"banner"`
+	Machine uint16 `json:"machine"` // ELF machine number
+}
+
+// Toolchain says what built the update.
+type Toolchain struct {
+	Backend         string `json:"backend"`
+	Arch            string `json:"arch"` // the architecture plugin's name
+	Tree            string `json:"tree"` // the tree's ID
+	CompilerVersion string `json:"compiler_version"`
+}
+
+// Patch is the source patch.
+type Patch struct {
+	// File is the member that holds its text.
+	File   string      `json:"file"`
+	SHA256 string      `json:"sha256"`
+	Files  []PatchFile `json:"files"`
+}
+
+// PatchFile is one file that the patch touches.
+type PatchFile struct {
+	Path    string `json:"path"`
+	Added   int    `json:"added"`
+	Removed int    `json:"removed"`
+}
+
+// Unit is one translation unit whose pre object travels with the update.
+type Unit struct {
+	Source string `json:"source"`
+	Object string `json:"object"`
+	// Module is the module that the unit is part of; empty for the kernel proper.
+	Module string `json:"module,omitempty"`
+	// Pre is the member that holds the pre object, stripped of debug information.
+	Pre    string `json:"pre"`
+	SHA256 string `json:"sha256"`
+}
+
+// Part is one loadable module, for one target.
+type Part struct {
+	// Target is "vmlinux" or a module's name.
+	Target string `json:"target"`
+	// Name is the part's own module name.
+	Name   string `json:"name"`
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	Size   int64  `json:"size"`
+	// Functions are those that the part replaces, and the fragments that go with them, in the order of the
+	// part's own description.
+	Functions []Function `json:"functions"`
+	// New lists functions and data that are new.
+	New []string `json:"new,omitempty"`
+	// Slots are the part's unknowns, by number.
+	Slots []Slot `json:"slots"`
+	// Escapes names the new code and data whose address escapes: they keep the part mapped after undo.
+	Escapes []string `json:"escapes,omitempty"`
+	// Notes are things people should know, for example functions of __init sections that were left out.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Function is a replaced function.
+type Function struct {
+	Name string `json:"name"`
+	// Unit is an index in Manifest.Units, Symbol the function's symbol index in that unit's pre object.
+	Unit   int    `json:"unit"`
+	Symbol uint32 `json:"symbol"`
+	Size   uint64 `json:"size"`
+	// Fragment says that it is only a piece of another function (NAME.cold), not redirected itself.
+	Fragment bool `json:"fragment,omitempty"`
+	// Redirect is how it is redirected.
+	Redirect arch.Redirect `json:"redirect"`
+	// Replacement is the symbol of the replacement in the part.
+	Replacement string `json:"replacement,omitempty"`
+	// Why says what differs.
+	Why string `json:"why"`
+}
+
+// SlotKind says how a slot gets its value.
+type SlotKind string
+
+// The kinds of slot.
+const (
+	// SlotSymbol: the run value of a symbol (address, or per-cpu offset), proved by matching where Unit >= 0 and by name else.
+	SlotSymbol SlotKind = "symbol"
+	// SlotCode: where the code of the function lies now: its address, or its replacement in an update below.
+	SlotCode SlotKind = "code"
+	// SlotField: S of one relocation field of a pre function whose target is merged (strings, constants): the place
+	// that run's field at offset At of Function names, less the reference's own offset, after its content was proved.
+	SlotField SlotKind = "field"
+	// SlotKey: a static key: like SlotSymbol, but a private copy where the key is in memory that is read-only for good.
+	SlotKey SlotKind = "key"
+	// SlotConst: the run address of the bytes of a runtime constant, at any site that Name (a table's name) lists.
+	SlotConst SlotKind = "const"
+)
+
+// Slot is one unknown of a part.
+type Slot struct {
+	Kind SlotKind `json:"kind"`
+	// Name is the symbol's name, or for sections that of the section.
+	Name string `json:"name"`
+	// Unit is the index of the unit whose pre object has the symbol; -1: none has, the name alone decides.
+	Unit int `json:"unit"`
+	// Symbol is the symbol's index in that unit's pre object.
+	Symbol uint32 `json:"symbol,omitempty"`
+	// Function (a symbol index in the unit) and At (offset from its start) are for SlotField.
+	Function uint32 `json:"function,omitempty"`
+	At       uint64 `json:"at,omitempty"`
+	// AddressTaken says that post takes the symbol's address as a function pointer.
+	AddressTaken bool `json:"address_taken,omitempty"`
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * What user space and the ksplice module say to each other through
+ * /dev/ksplice. core/engine mirrors these structures in Go; a change here is a
+ * change of KSPLICE_ABI, and user space speaks to older modules.
+ *
+ * A transaction belongs to the open file that began it, one at a time on the
+ * machine. Closing the file drops it unless it was committed.
+ */
+#ifndef KSPLICE_UAPI_H
+#define KSPLICE_UAPI_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define KSPLICE_ABI		1
+#define KSPLICE_ID_LEN		64	/* with its NUL */
+#define KSPLICE_MODNAME_LEN	64	/* with its NUL */
+#define KSPLICE_TEXT_LEN	256	/* with its NUL */
+
+/* KSPLICE_IOC_INFO: what this module can do. Needs no transaction. */
+struct ksplice_info {
+	__u32 abi;
+	__u32 nr_slots;		/* how many ksplice_slot_%04x there are */
+	__u32 nr_key_copies;	/* how many private key copies there can be */
+	__u32 features;		/* KSPLICE_FEATURE_* */
+	__u64 reserved[4];
+};
+
+#define KSPLICE_FEATURE_FTRACE	0x1	/* redirect by ftrace is possible */
+
+/* KSPLICE_IOC_READ: copy kernel memory, fault-safe. Needs no transaction. */
+struct ksplice_range {
+	__u64 address;		/* kernel address */
+	__u64 buffer;		/* user address */
+	__u64 length;		/* bytes */
+	__u64 done;		/* out: bytes copied before the first fault */
+};
+
+struct ksplice_read {
+	__u64 ranges;		/* user address of struct ksplice_range[] */
+	__u32 nr;
+	__u32 reserved;
+};
+
+/* KSPLICE_IOC_BEGIN: begin a transaction. -EBUSY while another one is open. */
+#define KSPLICE_OP_APPLY	1
+#define KSPLICE_OP_UNDO		2
+struct ksplice_begin {
+	char id[KSPLICE_ID_LEN];
+	__u32 op;		/* KSPLICE_OP_* */
+	__u32 nr_parts;		/* apply: how many parts will register */
+};
+
+/* KSPLICE_IOC_PIN: hold a module for as long as the update's parts are in. */
+struct ksplice_pin {
+	char module[KSPLICE_MODNAME_LEN];
+};
+
+/*
+ * KSPLICE_IOC_KEY_COPY: a private copy of a static key that lies in memory
+ * the kernel has made read-only for good (__ro_after_init). The copy lives as
+ * long as the update's parts.
+ */
+struct ksplice_key_copy {
+	__u64 key;		/* run address of the key */
+	__u64 copy;		/* out: address of the copy */
+};
+
+/* KSPLICE_IOC_SLOTS: values of slots 0..nr-1 for the next part to load. */
+struct ksplice_slots {
+	__u64 values;		/* user address of __u64[] */
+	__u32 nr;
+	__u32 reserved;
+};
+
+/*
+ * KSPLICE_IOC_EXPECT: the bytes that matching saw where a jump will be
+ * written; compared exactly inside the stop. One for every function that is
+ * redirected by a jump, by the address of the window itself.
+ */
+struct ksplice_window {
+	__u64 address;
+	__u32 length;
+	__u8 bytes[16];
+	__u32 reserved;
+};
+
+struct ksplice_expect {
+	__u64 windows;		/* user address of struct ksplice_window[] */
+	__u32 nr;
+	__u32 reserved;
+};
+
+/* KSPLICE_IOC_COMMIT: start the commit in a kernel thread; returns at once. */
+struct ksplice_commit {
+	__u32 attempts;		/* how often to try while stacks conflict, >= 1 */
+	__u32 interval_ms;	/* wait between attempts */
+	__u64 reserved[2];
+};
+
+/* KSPLICE_IOC_WAIT: wait for the commit, killable. */
+enum ksplice_cause {
+	KSPLICE_OK = 0,
+	KSPLICE_CONFLICT,	/* a stack holds an affected function */
+	KSPLICE_CHANGED,	/* run text is not pre; match again */
+	KSPLICE_WINDOW,		/* the redirect's bytes are not as expected */
+	KSPLICE_FORBIDDEN,	/* the function may never be replaced */
+	KSPLICE_DEPENDED_ON,	/* undo: another update stands on this one */
+	KSPLICE_PROBED,		/* undo: somebody changed our bytes */
+	KSPLICE_VETOED,		/* a hook said no */
+	KSPLICE_NOMEM,
+	KSPLICE_INVALID,	/* the part's description is not valid */
+	KSPLICE_PARTS,		/* not all parts have registered */
+	KSPLICE_INTERRUPTED,	/* owner died, suspend began */
+	KSPLICE_UNSAFE_STACK,	/* a stack cannot be judged */
+};
+
+struct ksplice_result {
+	__u32 timeout_ms;	/* in: how long to wait at most */
+	__u32 done;		/* out: 0 while the commit still runs */
+	__s32 error;		/* out: 0 or a negative errno */
+	__u32 cause;		/* out: enum ksplice_cause */
+	__u32 attempts;		/* out: how often the stop was tried */
+	__u32 nr_conflicts;	/* out */
+	__u64 pause_ns;		/* out: how long the machine stood */
+	__u64 address;		/* out: where, for CHANGED, WINDOW, PROBED */
+	char where[KSPLICE_TEXT_LEN];	/* out: function, and what is wrong */
+};
+
+/* KSPLICE_IOC_CONFLICTS: who was in the way at the last attempt. */
+struct ksplice_conflict {
+	__s32 pid;
+	__u32 reserved;
+	__u64 address;		/* the word on the stack */
+	char comm[16];
+	char function[128];
+};
+
+struct ksplice_conflicts {
+	__u64 conflicts;	/* user address of struct ksplice_conflict[] */
+	__u32 nr;		/* in: room; out: how many were copied */
+	__u32 reserved;
+};
+
+#define KSPLICE_IOC_INFO	_IOR('K', 0x00, struct ksplice_info)
+#define KSPLICE_IOC_READ	_IOWR('K', 0x01, struct ksplice_read)
+#define KSPLICE_IOC_BEGIN	_IOW('K', 0x02, struct ksplice_begin)
+#define KSPLICE_IOC_PIN		_IOW('K', 0x03, struct ksplice_pin)
+#define KSPLICE_IOC_KEY_COPY	_IOWR('K', 0x04, struct ksplice_key_copy)
+#define KSPLICE_IOC_SLOTS	_IOW('K', 0x05, struct ksplice_slots)
+#define KSPLICE_IOC_EXPECT	_IOW('K', 0x06, struct ksplice_expect)
+#define KSPLICE_IOC_COMMIT	_IOW('K', 0x07, struct ksplice_commit)
+#define KSPLICE_IOC_WAIT	_IOWR('K', 0x08, struct ksplice_result)
+#define KSPLICE_IOC_CONFLICTS	_IOWR('K', 0x09, struct ksplice_conflicts)
+
+#endif /* KSPLICE_UAPI_H */

@@ -1,0 +1,62 @@
+// Package transform is what the author of a data-structure transformation plugin imports. Such a plugin
+// takes responsibility for semantic changes of a patch: it claims items of the semantic report and
+// contributes hook code or edits of the post sources that carry existing data over.
+package transform
+
+import (
+	"context"
+
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// Transform carries semantic changes.
+type Transform interface {
+	plugin.Base
+
+	// Plan is called at create time with the semantic report. It may claim items and return edits; the host
+	// then compiles and compares again, and calls Plan again, until nothing new appears.
+	Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, error)
+}
+
+// ItemKind says what changed.
+type ItemKind string
+
+// The kinds of item.
+const (
+	ItemLayout      ItemKind = "layout"      // a structure, union or enum has another layout
+	ItemInitialiser ItemKind = "initialiser" // data that exists in run has another initial value
+)
+
+// Item is one semantic change that somebody must take responsibility for.
+type Item struct {
+	// ID is stable for the same change: "layout:struct qfq_class", "initialiser:net/sched/sch_qfq.o:qfq_policy".
+	ID   string
+	Kind ItemKind
+	// Unit is the object it was found in; Name the type or datum.
+	Unit, Name string
+	// Detail says what changed, for people.
+	Detail string
+	// Pre and Post are the old and the new initial bytes, for initialisers.
+	Pre, Post []byte
+}
+
+// PlanRequest is the report and where things are.
+type PlanRequest struct {
+	// Round counts from 0.
+	Round int
+	// Patch is the patch's text.
+	Patch []byte
+	// SourceDir is a directory with the post sources that the patch touches.
+	SourceDir string
+	Items     []Item
+}
+
+// PlanResponse is what the plugin takes on.
+type PlanResponse struct {
+	// Claimed are the IDs of items that the plugin is responsible for from here on.
+	Claimed []string
+	// Edits replace post source files, by path relative to SourceDir.
+	Edits map[string][]byte
+	// Because says for each claimed item how it is carried; it is recorded in the update.
+	Because map[string]string
+}
