@@ -11,9 +11,9 @@ const FormatVersion = 1
 type Manifest struct {
 	// Format is FormatVersion at the time of writing.
 	Format int `json:"format"`
-	// ID is eight hex digits of the digest of everything else in the update. It is not stored in the manifest itself
-	// but in the file's header; Read fills it in.
-	ID string `json:"-"`
+	// ID names the update: eight hex digits of a digest over everything that the parts are made from (see ID). It is
+	// decided before the parts are made, because they carry it.
+	ID string `json:"id"`
 	// Description is one line for people.
 	Description string    `json:"description"`
 	Kernel      Kernel    `json:"kernel"`

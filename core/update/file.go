@@ -1,0 +1,355 @@
+package update
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// The layout of an update file. All integers are little-endian.
+//
+//	offset  size  what
+//	     0     8  magic, "KSPLICE\n"
+//	     8     4  format version
+//	    12     4  reserved, zero
+//	    16     8  length of the payload in bytes; the file ends with it
+//	    24    32  SHA-256 of the payload
+//	    56     …  payload: a zstd frame that holds a tar archive
+//
+// The archive's first member is manifest.json; the others are those the manifest names, in the order of
+// their names, with zero times and owners. The digest is checked before anything is decompressed, the
+// digests of the members before the manifest is believed.
+const (
+	magic      = "KSPLICE\n"
+	headerSize = 56
+	// maxPayload and maxContent bound what a file may make a reader allocate.
+	maxPayload = 256 << 20
+	maxContent = 1 << 30
+
+	manifestName = "manifest.json"
+)
+
+// The ways in which a file is not an update. They are wrapped in errors that say more.
+var (
+	ErrForeign   = errors.New("not a ksplice update")
+	ErrTruncated = errors.New("update file is truncated")
+	ErrAltered   = errors.New("update file was altered")
+	ErrVersion   = errors.New("update file has another format version")
+)
+
+// Update is a whole update: the manifest and its members.
+type Update struct {
+	Manifest Manifest
+	// Files holds the members by name: parts, pre objects, the patch.
+	Files map[string][]byte
+}
+
+// ID returns the name of an update made from the given pieces: eight hex digits. The same kernel, patch and
+// tools give the same ID.
+func ID(pieces ...[]byte) string {
+	h := sha256.New()
+	for _, p := range pieces {
+		var n [8]byte
+		binary.LittleEndian.PutUint64(n[:], uint64(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}
+
+// Digest returns the lower-case hex SHA-256 of b.
+func Digest(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// Write encodes the update. The same update gives the same bytes.
+func (u *Update) Write(w io.Writer) error {
+	u.Manifest.Format = FormatVersion
+	if err := u.check(); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	manifest, err := json.MarshalIndent(&u.Manifest, "", " ")
+	if err != nil {
+		return fmt.Errorf("write update: encode manifest: %w", err)
+	}
+	var payload bytes.Buffer
+	enc, err := zstd.NewWriter(&payload, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+		zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	tw := tar.NewWriter(enc)
+	add := func(name string, content []byte) error {
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("write update: member %s: %w", name, err)
+		}
+		_, err := tw.Write(content)
+		return err
+	}
+	if err := add(manifestName, manifest); err != nil {
+		return err
+	}
+	for _, name := range u.names() {
+		if err := add(name, u.Files[name]); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(tw.Close(), enc.Close()); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	header := make([]byte, headerSize)
+	copy(header, magic)
+	binary.LittleEndian.PutUint32(header[8:], FormatVersion)
+	binary.LittleEndian.PutUint64(header[16:], uint64(payload.Len()))
+	sum := sha256.Sum256(payload.Bytes())
+	copy(header[24:], sum[:])
+	if _, err := w.Write(header); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	if _, err := w.Write(payload.Bytes()); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	return nil
+}
+
+// WriteFile writes the update to path, whole or not at all.
+func (u *Update) WriteFile(path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".ksplice-*")
+	if err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	defer os.Remove(f.Name())
+	err = errors.Join(u.Write(f), f.Chmod(0o644), f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	return nil
+}
+
+// ReadFile reads and verifies the update at path.
+func ReadFile(path string) (*Update, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read update: %w", err)
+	}
+	defer f.Close()
+	u, err := Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return u, nil
+}
+
+// Read reads and verifies an update. It returns an error that wraps ErrForeign, ErrTruncated, ErrAltered or
+// ErrVersion where r holds no such thing; nothing of the content is looked at before its digest was right.
+func Read(r io.Reader) (*Update, error) {
+	header := make([]byte, headerSize)
+	n, err := io.ReadFull(r, header)
+	switch {
+	case n >= len(magic) && string(header[:len(magic)]) != magic, n < len(magic) && !strings.HasPrefix(magic, string(header[:n])), n == 0:
+		return nil, fmt.Errorf("%w: it does not begin with %q; was the file made by ksplice create?", ErrForeign, magic)
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%w: the header has %d of %d bytes; copy the file again", ErrTruncated, n, headerSize)
+	case err != nil:
+		return nil, fmt.Errorf("read update: %w", err)
+	}
+	if v := binary.LittleEndian.Uint32(header[8:]); v != FormatVersion {
+		return nil, fmt.Errorf("%w: the file has %d, this ksplice reads %d; use the ksplice that made it", ErrVersion, v, FormatVersion)
+	}
+	if binary.LittleEndian.Uint32(header[12:]) != 0 {
+		return nil, fmt.Errorf("%w: reserved bytes of the header are not zero", ErrAltered)
+	}
+	length := binary.LittleEndian.Uint64(header[16:])
+	if length > maxPayload {
+		return nil, fmt.Errorf("%w: a payload of %d bytes is more than the %d an update may have", ErrAltered, length, maxPayload)
+	}
+	payload, err := io.ReadAll(io.LimitReader(r, int64(length)+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read update: %w", err)
+	case uint64(len(payload)) < length:
+		return nil, fmt.Errorf("%w: the payload has %d of %d bytes; copy the file again", ErrTruncated, len(payload), length)
+	case uint64(len(payload)) > length:
+		return nil, fmt.Errorf("%w: bytes follow the payload", ErrAltered)
+	}
+	if sum := sha256.Sum256(payload); !bytes.Equal(sum[:], header[24:56]) {
+		return nil, fmt.Errorf("%w: the payload's SHA-256 is %x, the header says %x; get the file again from who made it",
+			ErrAltered, sum, header[24:56])
+	}
+	return decode(payload)
+}
+
+func decode(payload []byte) (*Update, error) {
+	dec, err := zstd.NewReader(bytes.NewReader(payload), zstd.WithDecoderMaxMemory(maxContent), zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, fmt.Errorf("read update: %w", err)
+	}
+	defer dec.Close()
+	content := io.LimitReader(dec, maxContent)
+	tr := tar.NewReader(content)
+	u := &Update{Files: map[string][]byte{}}
+	seen := false
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: archive: %w", ErrAltered, err)
+		}
+		b, err := io.ReadAll(tr)
+		if err != nil {
+			return nil, fmt.Errorf("%w: member %s: %w", ErrAltered, h.Name, err)
+		}
+		switch {
+		case !seen && h.Name != manifestName:
+			return nil, fmt.Errorf("%w: the first member is %q, not %s", ErrAltered, h.Name, manifestName)
+		case !seen:
+			seen = true
+			d := json.NewDecoder(bytes.NewReader(b))
+			d.DisallowUnknownFields()
+			if err := d.Decode(&u.Manifest); err != nil {
+				return nil, fmt.Errorf("%w: manifest: %w", ErrAltered, err)
+			}
+		default:
+			if _, twice := u.Files[h.Name]; twice {
+				return nil, fmt.Errorf("%w: member %s stands twice", ErrAltered, h.Name)
+			}
+			u.Files[h.Name] = b
+		}
+	}
+	if !seen {
+		return nil, fmt.Errorf("%w: there is no manifest", ErrAltered)
+	}
+	if u.Manifest.Format != FormatVersion {
+		return nil, fmt.Errorf("%w: the manifest has %d, this ksplice reads %d", ErrVersion, u.Manifest.Format, FormatVersion)
+	}
+	if err := u.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrAltered, err)
+	}
+	return u, nil
+}
+
+func (u *Update) names() []string {
+	names := make([]string, 0, len(u.Files))
+	for n := range u.Files {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+var (
+	idPattern     = regexp.MustCompile(`^[0-9a-f]{8}$`)
+	modulePattern = regexp.MustCompile(`^[0-9A-Za-z_]{1,55}$`)
+	memberPattern = regexp.MustCompile(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)*$`)
+)
+
+// check verifies everything in the manifest that later stages index or load by, and the digests of all members.
+func (u *Update) check() error {
+	m := &u.Manifest
+	if !idPattern.MatchString(m.ID) {
+		return fmt.Errorf("id %q is not eight hex digits", m.ID)
+	}
+	named := map[string]bool{}
+	member := func(what, name, digest string) error {
+		b, ok := u.Files[name]
+		switch {
+		case !memberPattern.MatchString(name) || strings.Contains(name, "..") || name == manifestName:
+			return fmt.Errorf("%s: member name %q is not allowed", what, name)
+		case !ok:
+			return fmt.Errorf("%s: member %s is missing", what, name)
+		case named[name]:
+			return fmt.Errorf("%s: member %s is named twice", what, name)
+		case Digest(b) != digest:
+			return fmt.Errorf("%s: member %s has SHA-256 %s, the manifest says %s", what, name, Digest(b), digest)
+		}
+		named[name] = true
+		return nil
+	}
+	if err := member("patch", m.Patch.File, m.Patch.SHA256); err != nil {
+		return err
+	}
+	for _, base := range m.Base {
+		if !idPattern.MatchString(base) {
+			return fmt.Errorf("base %q is not eight hex digits", base)
+		}
+	}
+	for _, unit := range m.Units {
+		if err := member("unit "+unit.Object, unit.Pre, unit.SHA256); err != nil {
+			return err
+		}
+	}
+	if len(m.Parts) == 0 {
+		return errors.New("there are no parts")
+	}
+	targets := map[string]bool{}
+	for i := range m.Parts {
+		p := &m.Parts[i]
+		if err := member("part "+p.Name, p.File, p.SHA256); err != nil {
+			return err
+		}
+		if err := p.check(m, targets); err != nil {
+			return fmt.Errorf("part %s: %w", p.Name, err)
+		}
+	}
+	for name := range u.Files {
+		if !named[name] {
+			return fmt.Errorf("member %s is not in the manifest", name)
+		}
+	}
+	return nil
+}
+
+func (p *Part) check(m *Manifest, targets map[string]bool) error {
+	switch {
+	case !modulePattern.MatchString(p.Name):
+		return errors.New("the name is not a module name of at most 55 characters")
+	case !modulePattern.MatchString(p.Target):
+		return fmt.Errorf("target %q is not a module name", p.Target)
+	case targets[p.Target]:
+		return fmt.Errorf("target %s has two parts", p.Target)
+	case targets["\x00"+p.Name]:
+		return errors.New("two parts have the same name")
+	}
+	targets[p.Target], targets["\x00"+p.Name] = true, true
+	for _, f := range p.Functions {
+		if f.Unit < 0 || f.Unit >= len(m.Units) {
+			return fmt.Errorf("function %s: unit %d of %d", f.Name, f.Unit, len(m.Units))
+		}
+	}
+	for i, s := range p.Slots {
+		if s.Unit < -1 || s.Unit >= len(m.Units) {
+			return fmt.Errorf("slot %d (%s): unit %d of %d", i, s.Name, s.Unit, len(m.Units))
+		}
+		switch s.Kind {
+		case SlotSymbol, SlotKey:
+		case SlotConst:
+		case SlotCode, SlotField:
+			if s.Unit < 0 {
+				return fmt.Errorf("slot %d (%s): kind %s wants a unit", i, s.Name, s.Kind)
+			}
+		default:
+			return fmt.Errorf("slot %d (%s): kind %q is not known", i, s.Name, s.Kind)
+		}
+	}
+	return nil
+}
