@@ -1,0 +1,252 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The states of an update that callers branch on.
+var (
+	ErrApplied    = errors.New("the update is applied already")
+	ErrNotApplied = errors.New("the update is not applied")
+)
+
+// LockPath is the lock that every ksplice which changes the machine holds.
+const LockPath = "/run/ksplice.lock"
+
+// Lock takes the machine-wide lock of user space, waiting for nobody.
+func Lock() (unlock func(), err error) {
+	f, err := os.OpenFile(LockPath, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("take the ksplice lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another ksplice is changing this machine (%s is locked); wait for it: %w", LockPath, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// PartName returns the module name of the part of update id for target: ksplice_ID_TARGET, cut to what the module
+// loader takes (MODULE_NAME_LEN, include/linux/module.h: 64 less sizeof(long), with the NUL).
+func PartName(id, target string) string {
+	n := "ksplice_" + id + "_" + strings.ReplaceAll(target, "-", "_")
+	return n[:min(len(n), 55)]
+}
+
+var partPattern = regexp.MustCompile(`^ksplice_([0-9a-f]{8})_`)
+
+// Load loads a module, bit for bit as given, through finit_module.
+func Load(name string, module []byte) error {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("load module %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if _, err := f.Write(module); err != nil {
+		return fmt.Errorf("load module %s: %w", name, err)
+	}
+	if err := unix.FinitModule(fd, "", 0); err != nil {
+		return fmt.Errorf("load module %s: %w (%s)", name, err, loadAdvice(err))
+	}
+	return nil
+}
+
+func loadAdvice(err error) string {
+	switch {
+	case errors.Is(err, unix.EKEYREJECTED), errors.Is(err, unix.EPERM):
+		return "the kernel takes signed modules only: have the vendor sign the update's parts"
+	case errors.Is(err, unix.ENOEXEC):
+		return "the loader refused its format; the kernel log says more"
+	case errors.Is(err, unix.EEXIST):
+		return "a module of that name is loaded"
+	case errors.Is(err, unix.ENOENT):
+		return "a symbol is missing; the kernel log names it"
+	}
+	return "the kernel log says more"
+}
+
+// Unload removes a module, waiting a bounded time for users to let go.
+func Unload(ctx context.Context, name string) error {
+	var err error
+	for range 50 {
+		err = unix.DeleteModule(name, unix.O_NONBLOCK)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("unload module %s: %w", name, ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("unload module %s: %w", name, err)
+}
+
+// Applied is an update that the kernel module knows.
+type Applied struct {
+	ID          string    `json:"id"`
+	Stage       string    `json:"stage"`
+	Description string    `json:"description,omitempty"`
+	Since       time.Time `json:"since"`
+	// Pause is how long the machine stood still, in nanoseconds.
+	Pause       time.Duration `json:"pause_ns"`
+	Parts       []string      `json:"parts"`
+	Functions   []Change      `json:"functions"`
+	StaysMapped bool          `json:"stays_mapped"`
+	AbortCause  string        `json:"abort_cause,omitempty"`
+}
+
+// Change is one replaced function.
+type Change struct {
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+	// Part is the part's module name.
+	Part string `json:"part"`
+	// Address is the function's address, Code where its code lay before the update, Replacement where it lies since;
+	// Size is the size of the replaced code in bytes, Window the offset of the jump in it.
+	Address     uint64 `json:"-"`
+	Code        uint64 `json:"-"`
+	Replacement uint64 `json:"-"`
+	Size        uint64 `json:"size"`
+	Window      uint64 `json:"-"`
+}
+
+// SysfsPath is where the kernel module shows its updates.
+const SysfsPath = "/sys/kernel/ksplice"
+
+// Updates lists what the kernel module knows, oldest first. Without the module it is empty.
+func Updates() ([]Applied, error) { return readUpdates(SysfsPath) }
+
+func readUpdates(root string) ([]Applied, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list updates: %w", err)
+	}
+	var out []Applied
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		a, err := readUpdate(filepath.Join(root, e.Name()))
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			continue // it went while we looked
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list updates: %s: %w", e.Name(), err)
+		}
+		out = append(out, *a)
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Since.Before(out[j].Since) })
+	return out, nil
+}
+
+func readUpdate(dir string) (*Applied, error) {
+	a := &Applied{ID: filepath.Base(dir)}
+	var err error
+	get := func(name string) string {
+		b, e := os.ReadFile(filepath.Join(dir, name))
+		if e != nil && err == nil {
+			err = e
+		}
+		return strings.TrimSpace(string(b))
+	}
+	number := func(name string) int64 {
+		n, e := strconv.ParseInt(get(name), 10, 64)
+		if e != nil && err == nil {
+			err = fmt.Errorf("%s: %w", name, e)
+		}
+		return n
+	}
+	a.Stage, a.Description = get("stage"), get("description")
+	a.AbortCause = get("abort_cause")
+	a.Since, a.Pause = time.Unix(number("applied_at"), 0), time.Duration(number("pause_ns"))
+	a.Parts = strings.Fields(get("parts"))
+	a.StaysMapped = get("stays_mapped") == "1"
+	for line := range strings.Lines(get("changes")) {
+		c, e := parseChange(line)
+		if e != nil && err == nil {
+			err = fmt.Errorf("changes: %w", e)
+		}
+		a.Functions = append(a.Functions, c)
+	}
+	return a, err
+}
+
+// parseChange reads "code size replacement window kind address name part"; addresses are hexadecimal, the rest is decimal.
+func parseChange(line string) (Change, error) {
+	f := strings.Fields(line)
+	if len(f) != 8 {
+		return Change{}, fmt.Errorf("line %q has %d fields, not 8", line, len(f))
+	}
+	c := Change{Kind: f[4], Name: f[6], Part: f[7]}
+	var err error
+	number := func(s string, base int) uint64 {
+		n, e := strconv.ParseUint(s, base, 64)
+		err = errors.Join(err, e)
+		return n
+	}
+	c.Code, c.Size, c.Replacement, c.Window, c.Address = number(f[0], 16), number(f[1], 10), number(f[2], 16), number(f[3], 10), number(f[5], 16)
+	return c, err
+}
+
+// Orphans lists loaded parts that belong to no applied update: a killed run left them.
+func Orphans() ([]string, error) {
+	updates, err := Updates()
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return nil, fmt.Errorf("list loaded parts: %w", err)
+	}
+	return orphans(string(b), updates), nil
+}
+
+func orphans(modules string, updates []Applied) []string {
+	var out []string
+	for line := range strings.Lines(modules) {
+		name, _, _ := strings.Cut(line, " ")
+		if !partPattern.MatchString(name) {
+			continue
+		}
+		if !slices.ContainsFunc(updates, func(a Applied) bool {
+			return (a.Stage == "applied" || a.StaysMapped) && slices.Contains(a.Parts, name)
+		}) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// RemoveOrphans unloads parts that a killed run left, and returns their names.
+func RemoveOrphans(ctx context.Context) ([]string, error) {
+	names, err := Orphans()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if err := Unload(ctx, n); err != nil {
+			return nil, fmt.Errorf("clear what an earlier run left: %w", err)
+		}
+	}
+	return names, nil
+}

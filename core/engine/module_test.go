@@ -1,0 +1,88 @@
+package engine
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestReadUpdates(t *testing.T) {
+	root := t.TempDir()
+	write := func(id string, files map[string]string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(root, id), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for n, s := range files {
+			if err := os.WriteFile(filepath.Join(root, id, n), []byte(s), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	common := map[string]string{"stage": "applied\n", "description": "a fix\n", "abort_cause": "\n", "applied_at": "200\n",
+		"pause_ns": "310000\n", "parts": "ksplice_0123abcd_vmlinux\n", "stays_mapped": "0\n",
+		"changes": "ffffffff81000010 64 ffffffffc0001000 9 jump ffffffff81000010 f ksplice_0123abcd_vmlinux\n"}
+	write("0123abcd", common)
+	early := map[string]string{}
+	for k, v := range common {
+		early[k] = v
+	}
+	early["applied_at"], early["changes"] = "100\n", ""
+	write("00000001", early)
+	got, err := readUpdates(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Applied{
+		{ID: "00000001", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"}},
+		{ID: "0123abcd", Stage: "applied", Description: "a fix", Since: time.Unix(200, 0), Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"},
+			Functions: []Change{{Name: "f", Kind: "jump", Part: "ksplice_0123abcd_vmlinux", Address: 0xffffffff81000010,
+				Code: 0xffffffff81000010, Replacement: 0xffffffffc0001000, Size: 64, Window: 9}}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("readUpdates (-want +got):\n%s", d)
+	}
+	early["changes"] = "garbage\n"
+	write("00000002", early)
+	if _, err := readUpdates(root); err == nil {
+		t.Error("a line of garbage in changes was accepted")
+	}
+}
+
+func TestOrphans(t *testing.T) {
+	modules := "ksplice 200 1 - Live 0x0\nksplice_0123abcd_vmlinux 1 1 - Live 0x0\nksplice_0123abcd_x 1 1 - Live 0x0\nksplice_ffffffff_x 1 0 - Live 0x0\nksplice_test 1 0 - Live 0x0\n"
+	got := orphans(modules, []Applied{{ID: "0123abcd", Stage: "applied", Parts: []string{"ksplice_0123abcd_vmlinux"}}, {ID: "ffffffff", Stage: "undone", StaysMapped: true, Parts: []string{"ksplice_ffffffff_x"}}})
+	if d := cmp.Diff([]string{"ksplice_0123abcd_x"}, got); d != "" {
+		t.Errorf("orphans (-want +got):\n%s", d)
+	}
+}
+
+func TestPartName(t *testing.T) {
+	if got, want := PartName("0123abcd", "snd-hda-intel"), "ksplice_0123abcd_snd_hda_intel"; got != want {
+		t.Errorf("PartName = %q, want %q", got, want)
+	}
+	if got := PartName("0123abcd", "a_very_long_module_name_that_goes_on_and_on_and_on_and_on"); len(got) != 55 {
+		t.Errorf("PartName is %d characters, want 55", len(got))
+	}
+}
+
+// TestLayout holds the Go structures against the sizes that the C compiler gives those of kmod/ksplice_uapi.h.
+func TestLayout(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		got  uintptr
+		want uintptr
+	}{
+		{"info", unsafe.Sizeof(infoC{}), 48}, {"range", unsafe.Sizeof(rangeC{}), 32}, {"list", unsafe.Sizeof(listC{}), 16},
+		{"begin", unsafe.Sizeof(beginC{}), 72}, {"window", unsafe.Sizeof(windowC{}), 32}, {"commit", unsafe.Sizeof(commitC{}), 24},
+		{"result", unsafe.Sizeof(resultC{}), 296}, {"conflict", unsafe.Sizeof(conflictC{}), 160},
+	} {
+		if c.got != c.want {
+			t.Errorf("size of %s = %d, want %d", c.name, c.got, c.want)
+		}
+	}
+}
