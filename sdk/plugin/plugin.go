@@ -34,6 +34,9 @@ type Info struct {
 	Description string `json:"description"`
 	// Config describes the keys the plugin takes in Configure.
 	Config []ConfigKey `json:"config,omitempty"`
+	// Machines lists, for architecture plugins, the ELF machine numbers they serve (EM_X86_64 is 62); a host picks the
+	// plugin for an object by it. Empty for the other kinds.
+	Machines []uint16 `json:"machines,omitempty"`
 }
 
 // ConfigKey is one configuration key that a plugin takes.

@@ -1,0 +1,121 @@
+package arch
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/ksplice/ksplice/sdk/internal/wire"
+	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
+)
+
+// Client is an Arch that lives behind a connection. It checks every reply against its request, so that a caller can
+// rely on counts, kinds and numbers; what only the object can tell (do sections and symbols exist?) it leaves to them.
+type Client struct {
+	wire.BaseClient
+	client pb.ArchClient
+}
+
+var (
+	_ Arch       = (*Client)(nil)
+	_ FactSource = (*Client)(nil)
+)
+
+// NewClient returns the client of an architecture plugin. The label names the plugin in errors, for example "arch
+// plugin x86_64 (/usr/libexec/ksplice/plugins/arch-x86_64)".
+func NewClient(conn grpc.ClientConnInterface, label string) *Client {
+	return &Client{BaseClient: wire.NewBaseClient(conn, label), client: pb.NewArchClient(conn)}
+}
+
+// Describe implements Arch.
+func (c *Client) Describe(ctx context.Context, req *DescribeRequest) (*DescribeResponse, error) {
+	resp, err := c.client.Describe(ctx, &pb.DescribeRequest{
+		Target: targetTo(&req.Target), Objects: wire.Pack(req.Objects, wire.FileTo),
+	})
+	if err != nil {
+		return nil, wire.FromStatus("Describe", err)
+	}
+	var n wire.Narrow
+	out := &DescribeResponse{Objects: wire.Unpack(resp.GetObjects(), func(d *pb.ObjectDescription, to *ObjectDescription) {
+		descriptionFrom(d, to, &n)
+	})}
+	if err := firstError(n.Err(), checkDescribe(req, out)); err != nil {
+		return nil, wire.Nonsense(c.Label, "Describe", err)
+	}
+	return out, nil
+}
+
+// Match implements Arch.
+func (c *Client) Match(ctx context.Context, req *MatchRequest) (*MatchResponse, error) {
+	resp, err := c.client.Match(ctx, &pb.MatchRequest{
+		Target: targetTo(&req.Target), Object: fileTo(req.Object), Run: fileTo(req.Run),
+		Candidates: wire.Pack(req.Candidates, candidateTo), NoSelfModification: req.NoSelfModification,
+	})
+	if err != nil {
+		return nil, wire.FromStatus("Match", err)
+	}
+	out := &MatchResponse{Results: wire.Unpack(resp.GetResults(), matchResultFrom)}
+	if err := checkMatch(req, out); err != nil {
+		return nil, wire.Nonsense(c.Label, "Match", err)
+	}
+	return out, nil
+}
+
+// Fixup implements Arch.
+func (c *Client) Fixup(ctx context.Context, req *FixupRequest) (*FixupResponse, error) {
+	resp, err := c.client.Fixup(ctx, &pb.FixupRequest{
+		Target: targetTo(&req.Target), Object: fileTo(req.Object), Sections: req.Sections,
+	})
+	if err != nil {
+		return nil, wire.FromStatus("Fixup", err)
+	}
+	out := fixupFrom(resp)
+	if err := checkFixup(req, out); err != nil {
+		return nil, wire.Nonsense(c.Label, "Fixup", err)
+	}
+	return out, nil
+}
+
+// Redirect implements Arch.
+func (c *Client) Redirect(ctx context.Context, req *RedirectRequest) (*RedirectResponse, error) {
+	resp, err := c.client.Redirect(ctx, &pb.RedirectRequest{
+		Target: targetTo(&req.Target), Object: fileTo(req.Object), Functions: req.Functions,
+	})
+	if err != nil {
+		return nil, wire.FromStatus("Redirect", err)
+	}
+	out := &RedirectResponse{Redirects: wire.Unpack(resp.GetRedirects(), redirectFrom)}
+	if err := checkRedirect(req, out); err != nil {
+		return nil, wire.Nonsense(c.Label, "Redirect", err)
+	}
+	return out, nil
+}
+
+// FactExpressions implements FactSource; a plugin that is none has no expressions.
+func (c *Client) FactExpressions(ctx context.Context) ([]FactExpression, error) {
+	resp, err := c.client.FactExpressions(ctx, &pb.FactExpressionsRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, wire.FromStatus("FactExpressions", err)
+	}
+	out := wire.Unpack(resp.GetExpressions(), func(f *pb.FactExpression, to *FactExpression) {
+		*to = FactExpression{Name: f.GetName(), Includes: f.GetIncludes(), Expression: f.GetExpression(), If: f.GetIf()}
+	})
+	if err := checkFacts(out); err != nil {
+		return nil, wire.Nonsense(c.Label, "FactExpressions", err)
+	}
+	return out, nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
