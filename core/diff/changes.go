@@ -1,0 +1,255 @@
+package diff
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+// functions compares all paired functions, then spreads the changes: to the pieces of a changed function, and to functions
+// that jump into the middle of one.
+func (r *Result) functions() {
+	why := map[*item]string{} // by post item
+	for _, b := range r.post.all {
+		if b.kind == itemFunction && b.pair != nil {
+			r.compare.within = b
+			why[b] = r.compare.items(b.pair, b)
+		}
+	}
+	r.compare.within = nil
+	for moved := true; moved; {
+		moved = false
+		for _, b := range r.post.all {
+			if b.kind != itemFunction || b.pair == nil || why[b] != "" {
+				continue
+			}
+			why[b] = r.infected(b, why)
+			moved = moved || why[b] != ""
+		}
+	}
+	for _, b := range r.post.all {
+		if b.kind != itemFunction {
+			continue
+		}
+		switch {
+		case b.pair == nil:
+			r.function(FunctionChange{Kind: New, Post: b.symbol, Why: "not in pre"}, b, r.post)
+		case why[b] != "":
+			r.function(FunctionChange{Kind: Changed, Pre: b.pair.symbol, Post: b.symbol, Why: why[b]}, b, r.post)
+		}
+	}
+	for _, a := range r.pre.all {
+		if a.kind != itemFunction || a.pair != nil {
+			continue
+		}
+		c := FunctionChange{Kind: Removed, Pre: a.symbol, Why: "not in post"}
+		if p := a.parent; p != nil && p.pair != nil {
+			c.Kind = Changed // somebody may be in it
+		}
+		r.function(c, a, r.pre)
+	}
+}
+
+// infected says why a function counts as changed although its own code is equal.
+func (r *Result) infected(b *item, why map[*item]string) string {
+	for _, g := range b.group() {
+		switch {
+		case g == b:
+		case why[g] != "":
+			return fmt.Sprintf("%s of it changed: %s", g.name(), why[g])
+		case g.pair == nil && g.kind == itemFunction:
+			return g.name() + " was split off it"
+		}
+	}
+	for _, g := range b.pair.group() {
+		if g.pair == nil {
+			return g.name() + " is no longer split off it"
+		}
+	}
+	for _, g := range r.compare.interior[b] {
+		if why[g] != "" {
+			return fmt.Sprintf("it refers to the middle of %s, which changed", g.name())
+		}
+	}
+	return ""
+}
+
+// function records a change of a function, or notes it where its code is not carried.
+func (r *Result) function(c FunctionChange, i *item, v *view) {
+	c.Name = i.symbol.Name
+	if i.parent != nil {
+		c.Fragment, c.Parent = true, i.parent.symbol.Name
+	}
+	switch v.rules[i.section] {
+	case ruleDrop, ruleQuiet:
+		r.note("%s is %s: code of section %s runs when the kernel boots or a module loads or goes, it is not replaced", c.Name, c.Kind, i.section.Name)
+		return
+	case ruleTable:
+		return // compared with the entry's owner
+	case ruleForbidden:
+		r.refuse(c.Name, fmt.Sprintf("code of section %s is %s (%s): it runs where modules are not mapped", i.section.Name, c.Kind, c.Why), "leave that code as it is")
+		return
+	}
+	r.Functions = append(r.Functions, c)
+}
+
+// data compares all paired data.
+func (r *Result) data() {
+	used := referred(r.post)
+	for _, b := range r.post.all {
+		if b.kind != itemData {
+			continue
+		}
+		switch rule := r.post.rules[b.section]; {
+		case rule != ruleData && rule != ruleUnknown:
+		case b.pair != nil:
+			r.datum(b.pair, b, used[b])
+		case !byContent(r.post, b):
+			r.Data = append(r.Data, DataChange{Name: b.name(), Kind: New, Why: "not in pre", Post: b.symbol})
+		}
+	}
+	for _, a := range r.pre.all {
+		if a.kind == itemData && a.pair == nil && r.pre.rules[a.section] == ruleData && !byContent(r.pre, a) {
+			r.Data = append(r.Data, DataChange{Name: a.name(), Kind: Removed, Why: "not in post", Pre: a.symbol})
+		}
+	}
+}
+
+// datum compares a datum of run with what post makes of it. used says that code or other data refer to it.
+func (r *Result) datum(a, b *item, used bool) {
+	if x, y := dataClass(a), dataClass(b); x != y {
+		r.note("%s moves from section %s to %s: the existing variable stays where it is", b.name(), x, y)
+	}
+	why := r.compare.items(a, b)
+	if why == "" || constant(r.post, b) && !used {
+		return
+	}
+	c := DataChange{Name: b.name(), Kind: Changed, Why: why, Pre: a.symbol, Post: b.symbol, Range: r.differs(a, b)}
+	r.Data = append(r.Data, c)
+	switch {
+	case constant(r.pre, a) && constant(r.post, b):
+		// Code that uses it counts as changed and takes the new constant along.
+	case a.size() != b.size():
+		r.refuse(c.Name, fmt.Sprintf("the datum's %s: the running kernel has the old one", why), "keep its size, or keep what is new in shadow fields or in a variable of its own")
+	default:
+		r.refuse(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
+			c.Range.Offset, c.Range.Offset+c.Range.Length, why), "set the new value in a hook, or leave the initialiser as it is")
+	}
+}
+
+// dataClass is a data section's name without what -fdata-sections adds.
+func dataClass(i *item) string {
+	n := i.section.Name
+	for _, p := range []string{".data..", ".bss.."} {
+		if strings.HasPrefix(n, p) {
+			return n
+		}
+	}
+	for _, p := range []string{".data.", ".bss.", ".rodata."} {
+		if strings.HasPrefix(n, p) && strings.Contains(n, i.name()) {
+			return strings.TrimSuffix(p, ".")
+		}
+	}
+	return n
+}
+
+// differs is the range from the first to the last byte that is not the same in both.
+func (r *Result) differs(a, b *item) arch.Range {
+	x, y := masked(r.pre, a), masked(r.post, b)
+	first, last := -1, -1
+	mark := func(from, to int) {
+		if first < 0 || from < first {
+			first = from
+		}
+		last = max(last, to)
+	}
+	for k := 0; k < len(x) || k < len(y); k++ {
+		if k >= len(x) || k >= len(y) || x[k] != y[k] {
+			mark(k, k+1)
+		}
+	}
+	p, q := r.pre.refsIn(a.section, a.start, a.end), r.post.refsIn(b.section, b.start, b.end)
+	at := func(refs []*arch.Ref, base uint64) map[uint64]*arch.Ref {
+		m := map[uint64]*arch.Ref{}
+		for _, f := range refs {
+			m[f.At-base] = f
+		}
+		return m
+	}
+	pm, qm := at(p, a.start), at(q, b.start)
+	for _, f := range p {
+		k := f.At - a.start
+		if g := qm[k]; g == nil || r.compare.places(r.pre.target(f), r.post.target(g)) != "" {
+			mark(int(k), int(k+uint64(f.Size)))
+		}
+	}
+	for _, g := range q {
+		if k := g.At - b.start; pm[k] == nil {
+			mark(int(k), int(k+uint64(g.Size)))
+		}
+	}
+	if first < 0 {
+		return arch.Range{}
+	}
+	return arch.Range{Offset: uint64(first), Length: uint64(last - first)}
+}
+
+// sections compares the sections that are not carried by symbol: dropped ones for the notes, unknown ones for refusals.
+func (r *Result) sections() {
+	group := func(v *view) map[string][]*objfile.Section {
+		m := map[string][]*objfile.Section{}
+		for _, s := range v.o.File.Sections[1:] {
+			if x := v.rules[s]; x == ruleUnknown || x == ruleDrop && s.Flags&elf.SHF_EXECINSTR == 0 {
+				m[s.Name] = append(m[s.Name], s)
+			}
+		}
+		return m
+	}
+	a, b := group(r.pre), group(r.post)
+	names := sortedKeys(a)
+	for _, n := range sortedKeys(b) {
+		if a[n] == nil {
+			names = append(names, n)
+		}
+	}
+	for _, n := range names {
+		why := r.wholeSections(a[n], b[n])
+		if why == "" {
+			continue
+		}
+		x := slices.Concat(b[n], a[n])[0]
+		if ruleOf(x, false) == ruleUnknown {
+			r.refuse(n, "section changed and no rule says what that means: "+why, "leave out the part of the patch that adds to this section")
+			continue
+		}
+		if !strings.HasPrefix(n, ".modinfo") {
+			r.note("section %s changed (%s): it counts only when the kernel boots or a module loads", n, why)
+		}
+	}
+}
+
+// wholeSections compares sections of one name by content.
+func (r *Result) wholeSections(a, b []*objfile.Section) string {
+	if len(a) != len(b) {
+		return fmt.Sprintf("%d sections -> %d", len(a), len(b))
+	}
+	for k := range a {
+		x := &item{kind: itemRegion, section: a[k], end: a[k].Size}
+		y := &item{kind: itemRegion, section: b[k], end: b[k].Size}
+		if a[k].Size != b[k].Size {
+			return fmt.Sprintf("size %d -> %d", a[k].Size, b[k].Size)
+		}
+		if !bytes.Equal(masked(r.pre, x), masked(r.post, y)) {
+			return "its bytes"
+		}
+		if why := r.compare.references(x, y); why != "" {
+			return why
+		}
+	}
+	return ""
+}

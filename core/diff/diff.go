@@ -1,0 +1,139 @@
+// Package diff is pre-post differencing: it finds which functions and data of one translation unit a patch changes, by
+// comparing the unit's object before the patch (pre) with the object after it (post), and what the changed code needs to
+// live in a part (the closure). The create pipeline and the diff command call it; core/part builds parts from its results.
+//
+// It works on symbols inside sections, not on sections: -ffunction-sections does not split explicit sections and
+// assembly. What relocations refer to is compared by what it means, so that moved strings, renumbered static
+// variables and line numbers are no change.
+package diff
+
+import (
+	"fmt"
+	"sort"
+
+	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+// Object is one object with its description by the architecture plugin.
+type Object struct {
+	// Name names the object for people, for example "net/sched/sch_qfq.o".
+	Name string
+	File *objfile.File
+	Desc *arch.ObjectDescription
+}
+
+// Kind says what became of a function or a datum.
+type Kind string
+
+// The kinds.
+const (
+	Changed Kind = "changed"
+	New     Kind = "new"
+	Removed Kind = "removed"
+)
+
+// FunctionChange is one function, or piece that the compiler split off a function, that differs.
+type FunctionChange struct {
+	Name string
+	Kind Kind
+	// Why is the first reason, for people: "bytes at +0x12", "reference at +0x20: foo -> bar", "table __ex_table: 2 entries -> 3".
+	Why string
+	// Pre is nil for new functions. Post is nil for removed ones, and for a changed piece that post no longer has.
+	Pre, Post *objfile.Symbol
+	// Fragment says that it is a piece of the function Parent (NAME.cold).
+	Fragment bool
+	Parent   string
+}
+
+// DataChange is one datum that differs.
+type DataChange struct {
+	Name string
+	Kind Kind
+	Why  string
+	// Range is where the contents differ, from the first different byte to the last, for changed data.
+	Range arch.Range
+	// Pre is nil for new data, Post for removed data.
+	Pre, Post *objfile.Symbol
+}
+
+// Pair is a variable of pre that goes under another name in post: a static local whose number moved.
+type Pair struct {
+	Pre, Post *objfile.Symbol
+}
+
+// Refusal says why no update can be made of the differences.
+type Refusal struct {
+	// Where names the function, datum or section.
+	Where string
+	// Reason says what is wrong, and Fix what to do, where something can be done.
+	Reason, Fix string
+}
+
+// Result says what differs between two objects. All lists are in order of name.
+type Result struct {
+	Functions []FunctionChange
+	Data      []DataChange
+	Pairs     []Pair
+	Refusals  []Refusal
+	// Notes are for people: changes that the running kernel will never see, for example of code that runs at boot only.
+	Notes []string
+
+	pre, post *view
+	compare   *comparer
+	changed   map[*item]*FunctionChange // by post item; changed functions only
+}
+
+// Compare finds the differences between an object before and after a patch. An error means that an object or its description
+// is not sound; differences that no update can carry are in Refusals.
+func Compare(pre, post *Object) (*Result, error) {
+	r := &Result{changed: map[*item]*FunctionChange{}}
+	var err error
+	if r.pre, err = newView(pre); err != nil {
+		return nil, fmt.Errorf("compare objects: pre: %w", err)
+	}
+	if r.post, err = newView(post); err != nil {
+		return nil, fmt.Errorf("compare objects: post: %w", err)
+	}
+	if a, b := pre.File.Header.Machine, post.File.Header.Machine; a != b {
+		return nil, fmt.Errorf("compare objects: %s is for %v, %s for %v: build both with the same compiler", pre.Name, a, post.Name, b)
+	}
+	pairSymbols(r.pre, r.post)
+	r.compare = newComparer(r.pre, r.post)
+	r.functions()
+	r.data()
+	r.sections()
+	r.listPairs()
+	r.sort()
+	return r, nil
+}
+
+// listPairs lists the variables that were paired in spite of their names.
+func (r *Result) listPairs() {
+	for _, b := range r.post.all {
+		if a := b.pair; a != nil && b.kind == itemData && a.name() != b.name() {
+			r.Pairs = append(r.Pairs, Pair{a.symbol, b.symbol})
+		}
+	}
+}
+
+func (r *Result) sort() {
+	sort.SliceStable(r.Functions, func(i, j int) bool { return r.Functions[i].Name < r.Functions[j].Name })
+	sort.SliceStable(r.Data, func(i, j int) bool { return r.Data[i].Name < r.Data[j].Name })
+	sort.SliceStable(r.Pairs, func(i, j int) bool { return r.Pairs[i].Post.Name < r.Pairs[j].Post.Name })
+	sort.SliceStable(r.Refusals, func(i, j int) bool { return r.Refusals[i].Where < r.Refusals[j].Where })
+	sort.Strings(r.Notes)
+	for i := range r.Functions {
+		if f := &r.Functions[i]; f.Kind == Changed && f.Post != nil {
+			r.changed[r.post.bySymbol[f.Post]] = f
+		}
+	}
+}
+
+func (r *Result) refuse(where, reason, fix string) {
+	r.Refusals = append(r.Refusals, Refusal{where, reason, fix})
+}
+
+func (r *Result) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}

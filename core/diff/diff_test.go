@@ -1,0 +1,172 @@
+package diff_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/diff/difftest"
+)
+
+// common begins every source: what the tests' functions use.
+const common = `
+extern int ext(int), other(int);
+extern void use(const void *), say(const char *, ...);
+#define noinline __attribute__((noinline))
+#define section(s) __attribute__((section(s)))
+`
+
+func compare(t *testing.T, pre, post string) *diff.Result {
+	t.Helper()
+	object := func(name, source string) *diff.Object {
+		f, d := difftest.Compile(t, name, common+source)
+		return &diff.Object{Name: name, File: f, Desc: d}
+	}
+	r, err := diff.Compare(object("pre", pre), object("post", post))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func say(r *diff.Result) []string {
+	out := []string{}
+	for _, f := range r.Functions {
+		out = append(out, fmt.Sprintf("%s function %s: %s", f.Kind, f.Name, f.Why))
+	}
+	for _, d := range r.Data {
+		out = append(out, fmt.Sprintf("%s data %s: %s", d.Kind, d.Name, d.Why))
+	}
+	for _, p := range r.Pairs {
+		out = append(out, fmt.Sprintf("pair %s = %s", p.Pre.Name, p.Post.Name))
+	}
+	for _, x := range r.Refusals {
+		out = append(out, fmt.Sprintf("refused %s: %s", x.Where, x.Reason))
+	}
+	for _, n := range r.Notes {
+		out = append(out, "note "+n)
+	}
+	return out
+}
+
+func TestCompare(t *testing.T) {
+	tests := []struct {
+		name, pre, post string
+		want            []string
+	}{
+		{"equal", `int f(int x) { return ext(x) + 1; }`, `int f(int x) { return ext(x) + 1; }`, nil},
+		{"bytes", `int f(int x) { return ext(x) + 1; }`, `int f(int x) { return ext(x) + 2; }`,
+			[]string{"changed function f: bytes at +0x7"}},
+		{"callee", `int f(int x) { return ext(x) + 1; }`, `int f(int x) { return other(x) + 1; }`,
+			[]string{"changed function f: reference at +0x1: ext -> other"}},
+		{"moved string",
+			`void f(void) { say("b"); } void g(void) { say("zz"); }`,
+			`void g(void) { say("zz"); } void f(void) { say("b"); }`, nil},
+		{"string",
+			`void f(void) { say("b"); } void g(void) { say("zz"); }`,
+			`void f(void) { say("c"); } void g(void) { say("zz"); }`,
+			[]string{`changed function f: reference at +0x3: "b" -> "c"`}},
+		{"func name",
+			`int h(int x) { use(__func__); return x; } void f(void) { use(__func__); }`,
+			`int n(int x) { use(__func__); return ext(x); } int h(int x) { use(__func__); return x; } void f(void) { use(__func__); }`,
+			[]string{"new function n: not in pre"}},
+		{"static locals keep their values",
+			`int f(void) { static int count; return ++count; } int g(void) { static int count; return count += 2; }`,
+			`int f(void) { static int count; return ++count; } int g(void) { static int count; return count += 3; } int n(void) { static int count; return count -= 3; }`,
+			[]string{"changed function g: bytes at +0x8", "new function n: not in pre", "new data count.0: not in pre",
+				"pair count.0 = count.1", "pair count.1 = count.2"}},
+		{"initialiser", `int v = 1; int f(void) { return v; }`, `int v = 2; int f(void) { return v; }`,
+			[]string{"changed data v: bytes at +0x0", "refused v: changed initialiser of live data, bytes 0x0 to 0x1: bytes at +0x0: the running kernel's datum was initialised long ago"}},
+		{"ops", `static int a(int x) { return ext(x); } struct { int (*o)(int); } ops = { a };`,
+			`static int a(int x) { return ext(x); } struct { int (*o)(int); } ops = { other };`,
+			[]string{"removed function a: not in post", "changed data ops: reference at +0x0: a -> other",
+				"refused ops: changed initialiser of live data, bytes 0x0 to 0x8: reference at +0x0: a -> other: the running kernel's datum was initialised long ago"}},
+		{"constant table", `static const int t[] = {1,2,3,4,5,6,7,8}; int f(int i) { return t[i]; } int g(int x) { return x; }`,
+			`static const int t[] = {1,2,3,4,5,6,7,9}; int f(int i) { return t[i]; } int g(int x) { return x; }`,
+			[]string{"changed function f: reference at +0x6: constant t: bytes at +0x1c", "changed data t: bytes at +0x1c"}},
+		{"size", `int v[2]; int f(int i) { return v[i]; }`, `int v[3]; int f(int i) { return v[i]; }`,
+			[]string{"changed data v: size 8 -> 12", "refused v: the datum's size 8 -> 12: the running kernel has the old one"}},
+		{"shared section",
+			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 3; }`,
+			`section(".sched.text") noinline int a(int x) { return x * 7 + ext(x); } section(".sched.text") int b(int x) { return a(x) * 3; }`,
+			[]string{"changed function a: size 4 -> 23"}},
+		{"init code", `section(".init.text") int f(void) { return 1; }`, `section(".init.text") int f(void) { return 2; }`,
+			[]string{"note f is changed: code of section .init.text runs when the kernel boots or a module loads or goes, it is not replaced"}},
+		{"unknown section", `section("linkset") int v = 1;`, `section("linkset") int v = 2;`,
+			[]string{"changed data v: bytes at +0x0",
+				"refused linkset: section changed and no rule says what that means: its bytes",
+				"refused v: changed initialiser of live data, bytes 0x0 to 0x1: bytes at +0x0: the running kernel's datum was initialised long ago"}},
+		{"table",
+			`int f(int *p) { int x; asm volatile("1: mov (%1), %0\n2:\n" : "=r"(x) : "r"(p)); return x; }`,
+			`int f(int *p) { int x; asm volatile("1: mov (%1), %0\n2:\n.pushsection __ex_table,\"a\"\n.long 1b - ., 2b - ., 3\n.popsection\n" : "=r"(x) : "r"(p)); return x; }`,
+			[]string{"changed function f: table __ex_table: 0 entries -> 1"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			want := tt.want
+			if want == nil {
+				want = []string{}
+			}
+			if d := cmp.Diff(want, say(compare(t, tt.pre, tt.post))); d != "" {
+				t.Errorf("Compare: (-want +got)\n%s", d)
+			}
+		})
+	}
+}
+
+func TestClosure(t *testing.T) {
+	tests := []struct {
+		name, pre, post      string
+		pieces, new, escapes []string
+	}{
+		{"function and its string",
+			`int v; void f(void) { say("old %d", v); } void g(void) { say("g"); }`,
+			`int v; void f(void) { say("new %d", v); } void g(void) { say("g"); }`,
+			[]string{".rodata.f.str1.1", ".text.f"}, nil, nil},
+		{"new function, called",
+			`int f(int x) { return x; }`,
+			`noinline static int n(int x) { return ext(x) + 1; } int f(int x) { return n(x) + 2; }`,
+			[]string{".text.n", ".text.f"}, []string{"n"}, nil},
+		{"new function, address taken, and new data",
+			`int f(int x) { return x; }`,
+			`static int n(int x) { return ext(x) + 1; } static int last; int f(int x) { use(n); last = x; return 2; }`,
+			[]string{".text.n", ".text.f"}, []string{"n"}, []string{"n"}},
+		{"new variable",
+			`int f(int x) { return x; }`,
+			`int f(int x) { static int last; use(&last); return last += x; }`,
+			[]string{".text.f", ".bss.last.0"}, []string{"last.0"}, []string{"last.0"}},
+		{"one of several in a section",
+			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 3; }`,
+			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 5; }`,
+			[]string{".sched.text"}, nil, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := compare(t, tt.pre, tt.post).Closure()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var pieces []string
+			for _, p := range c.Pieces {
+				pieces = append(pieces, p.Section.Name)
+			}
+			if d := cmp.Diff(tt.pieces, pieces); d != "" {
+				t.Errorf("Pieces: (-want +got)\n%s", d)
+			}
+			if !slices.Equal(tt.new, c.New) || !slices.Equal(tt.escapes, c.Escapes) {
+				t.Errorf("New, Escapes = %q, %q, want %q, %q", c.New, c.Escapes, tt.new, tt.escapes)
+			}
+		})
+	}
+}
+
+func TestClosureOfRefused(t *testing.T) {
+	_, err := compare(t, `int v = 1;`, `int v = 2;`).Closure()
+	if err == nil || !strings.Contains(err.Error(), "changed initialiser of live data") {
+		t.Errorf("Closure: error %v, want one that names the initialiser", err)
+	}
+}
