@@ -3,6 +3,7 @@ package objfile
 import (
 	"debug/elf"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,9 +26,7 @@ func (f *File) Prune(keep func(*Section) bool) error {
 		case elf.SHT_RELA:
 			kept[s] = kept[s.InfoSection]
 		case elf.SHT_GROUP:
-			for _, m := range s.Group.Members {
-				kept[s] = kept[s] || kept[m]
-			}
+			kept[s] = s.Group.keeps(kept)
 		}
 	}
 	used, dropped, err := f.references(kept)
@@ -36,6 +35,11 @@ func (f *File) Prune(keep func(*Section) bool) error {
 	}
 	f.drop(kept, used, dropped)
 	return nil
+}
+
+// keeps says that a member of the group is kept.
+func (g *Group) keeps(kept map[*Section]bool) bool {
+	return g != nil && slices.ContainsFunc(g.Members, func(m *Section) bool { return kept[m] })
 }
 
 // references returns the symbols that kept and that dropped relocations refer to.
@@ -135,10 +139,7 @@ func (f *File) StripDebug() {
 		case s.Type == elf.SHT_RELA:
 			kept[s] = kept[s.InfoSection]
 		case s.Type == elf.SHT_GROUP:
-			kept[s] = false
-			for _, m := range s.Group.Members {
-				kept[s] = kept[s] || kept[m]
-			}
+			kept[s] = s.Group.keeps(kept)
 		}
 	}
 	used, dropped := map[*Symbol]bool{}, map[*Symbol]bool{}

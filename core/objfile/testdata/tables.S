@@ -32,7 +32,7 @@ string:	.string "a merged string"
 	.section .rodata.str4.4,"aMS",@progbits,4
 	.long 65, 66, 0
 	.section .rodata.cst8,"aM",@progbits,8
-	.quad 12345
+	.quad 0x4142434445464748
 
 	.bss
 	.p2align 6
