@@ -47,7 +47,7 @@ var rules = []rule{
 	{suffix(".lds", ".lds.S", ".lds.h"), Refused, "a linker script lays out the whole kernel, which is running"},
 	{under("scripts"), Refused, "it changes how the kernel is built"},
 	{under("usr"), Refused, "it makes the initial file system, which has been used already"},
-	{underArch("boot", "realmode", "purgatory", "tools"), Refused, "it runs before the kernel or while it is built, not in it"},
+	{underArch("boot", "realmode/rm", "purgatory", "tools"), Refused, "it runs before the kernel or while it is built, not in it"},
 	{vdso, Refused, "the vDSO is code of processes, which map it; only kernel code can be replaced"},
 	{suffix(".dts", ".dtsi", ".dtso"), Refused, "a device tree is read while the machine starts"},
 	{suffix(".c", ".S"), Source, ""},
@@ -79,16 +79,9 @@ func under(folders ...string) func(string) bool {
 // underArch fits files below one of the folders of any architecture.
 func underArch(folders ...string) func(string) bool {
 	return func(path string) bool {
-		c := strings.SplitN(path, "/", 4)
-		if len(c) < 4 || c[0] != "arch" {
-			return false
-		}
-		for _, f := range folders {
-			if c[2] == f {
-				return true
-			}
-		}
-		return false
+		rest, ok := strings.CutPrefix(path, "arch/")
+		_, rest, _ = strings.Cut(rest, "/")
+		return ok && under(folders...)(rest)
 	}
 }
 

@@ -101,7 +101,7 @@ func (s *scanner) scanLine(number int, l string, info *lineInfo) error {
 		case strings.HasPrefix(l[i:], "//"):
 			s.toEnd = true
 		case c == ' ' || c == '\t' || c == '\f' || c == '\v':
-		case c == '#' && !s.code && s.depth >= 0 && !s.directive:
+		case c == '#' && !s.code && !s.directive:
 			s.directive, s.code = true, true
 			if err := s.begin(number, l[i+1:], info); err != nil {
 				return err
