@@ -47,7 +47,7 @@ func scan(lines []string) ([]lineInfo, error) {
 	for i, l := range lines {
 		info := &s.infos[i]
 		text := strings.TrimRight(l, "\r\n")
-		info.safe = !s.comment && !s.joined && s.depth == 0 && !strings.HasPrefix(strings.TrimLeft(text, " \t"), "(")
+		info.safe = !s.comment && !s.joined && s.depth == 0 && !strings.ContainsAny(first(text), "(),")
 		if !s.joined && !s.comment {
 			s.directive, s.code = false, false
 		}
@@ -59,6 +59,11 @@ func scan(lines []string) ([]lineInfo, error) {
 		}
 		if err := s.scanLine(i, body, info); err != nil {
 			return nil, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		if text == "}" && !was && !s.joined {
+			// The end of a function. Parentheses that seem open stand in code that is skipped, or in branches of
+			// which only one is compiled.
+			s.depth = 0
 		}
 		if s.comment && !was {
 			opened = i
@@ -75,6 +80,12 @@ func scan(lines []string) ([]lineInfo, error) {
 		return nil, fmt.Errorf("line %d: the conditional group does not end", s.groups[n-1].line+1)
 	}
 	return s.infos, nil
+}
+
+// first returns the first character of a line that is not blank.
+func first(l string) string {
+	l = strings.TrimLeft(l, " \t")
+	return l[:min(1, len(l))]
 }
 
 // scanLine scans one line without its end.
