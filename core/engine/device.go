@@ -20,6 +20,9 @@ const DevicePath = "/dev/ksplice"
 // abi is KSPLICE_ABI of kmod/ksplice_uapi.h that this package speaks.
 const abi = 1
 
+// ErrBusy says that another ksplice is at work on this machine.
+var ErrBusy = errors.New("another ksplice is changing this machine; wait for it")
+
 // ErrNoModule says that the kernel module is not there.
 var ErrNoModule = errors.New("the ksplice kernel module is not loaded; run `modprobe ksplice`")
 
@@ -251,7 +254,7 @@ func (d *Device) Begin(id string, op Op, parts int) error {
 	err := d.ioctl(iocBegin, unsafe.Pointer(&c))
 	switch {
 	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("begin %s: another ksplice is applying or undoing an update on this machine; wait for it: %w", id, err)
+		return fmt.Errorf("begin %s: %w", id, ErrBusy)
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("begin %s: %w", id, ErrApplied)
 	case errors.Is(err, unix.ENOENT):

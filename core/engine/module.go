@@ -33,7 +33,7 @@ func Lock() (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("another ksplice is changing this machine (%s is locked); wait for it: %w", LockPath, err)
+		return nil, fmt.Errorf("lock %s: %w", LockPath, ErrBusy)
 	}
 	return func() { f.Close() }, nil
 }

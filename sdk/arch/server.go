@@ -14,7 +14,7 @@ import (
 
 // Serve is the main function of an architecture plugin. It answers `BINARY describe`, else serves the host that started
 // the process and returns when the host is done. The plugin must write nothing to stdout before it calls Serve; what
-// it writes to stderr, and what it logs through hclog's default logger, arrives in the host's log.
+// it prints in a call, and what it logs through hclog's default logger, arrives in the host's log.
 func Serve(impl Arch) {
 	wire.Serve(plugin.KindArch, impl, func(s *grpc.Server) { Register(s, impl) })
 }

@@ -87,7 +87,9 @@ type UnitsRequest struct {
 	Tree *Tree
 	// WorkDir is a directory made like Tree.Root to look in (a patched tree); empty: Tree.Root.
 	WorkDir string
-	// Sources are the source files asked for, relative to Source. Files that no unit compiles are left out of the answer.
+	// Sources are the source files asked for, relative to Source. A file that is no unit of its own but is included by
+	// some (a header, a .c file that others include) stands for all units that include it, directly or not; the answer may
+	// name too many of them, never too few. Files that no unit compiles are left out of the answer.
 	Sources []string
 	// All asks for all units of the kernel instead.
 	All bool

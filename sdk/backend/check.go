@@ -47,11 +47,18 @@ func checkTree(req *PrepareRequest, t *Tree) error {
 }
 
 func checkUnits(req *UnitsRequest, resp *UnitsResponse) error {
+	own := make(map[string]bool, len(resp.Units))
 	for _, u := range resp.Units {
 		if !filepath.IsLocal(u.Source) || !filepath.IsLocal(u.Object) {
 			return fmt.Errorf("the unit %q with object %q is outside the tree", u.Source, u.Object)
 		}
-		if !req.All && !slices.Contains(req.Sources, u.Source) {
+		own[u.Source] = true
+	}
+	if req.All || slices.ContainsFunc(req.Sources, func(s string) bool { return !own[s] }) {
+		return nil // a source without a unit of its own stands for those that include it
+	}
+	for _, u := range resp.Units {
+		if !slices.Contains(req.Sources, u.Source) {
 			return fmt.Errorf("the unit %s was not asked for", u.Source)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // Serve is the main function of a backend plugin. It answers `BINARY describe`, else serves the host that started the
 // process and returns when the host is done. The plugin must write nothing to stdout before it calls Serve; what it
-// writes to stderr, and what it logs through hclog's default logger, arrives in the host's log. Commands that the
+// prints in a call, and what it logs through hclog's default logger, arrives in the host's log. Commands that the
 // plugin starts stay in its process group, or end with the context of the call: both die with the host.
 func Serve(impl Backend) {
 	wire.Serve(plugin.KindBackend, impl, func(s *grpc.Server) { Register(s, impl) })

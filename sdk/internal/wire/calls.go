@@ -17,15 +17,16 @@ import (
 // calls knows the calls that run in this process. Its interceptors turn errors and panics of the plugin's methods
 // into diagnostics.
 type calls struct {
-	log hclog.Logger
+	log     hclog.Logger
+	prepare func() // run before the first call
 
 	mu      sync.Mutex // guards running and changed
 	running map[string]int
 	changed chan struct{} // closed and replaced whenever a call ends
 }
 
-func newCalls(log hclog.Logger) *calls {
-	return &calls{log: log, running: make(map[string]int), changed: make(chan struct{})}
+func newCalls(log hclog.Logger, prepare func()) *calls {
+	return &calls{log: log, prepare: sync.OnceFunc(prepare), running: make(map[string]int), changed: make(chan struct{})}
 }
 
 // begin notes a call and returns what must be called at its end.
@@ -77,6 +78,7 @@ func idle(running map[string]int) bool { return len(running) == 0 }
 
 // guard runs a method of the plugin.
 func (c *calls) guard(ctx context.Context, method string, run func() error) (err error) {
+	c.prepare()
 	end := c.begin(ctx)
 	defer end()
 	defer func() {

@@ -34,10 +34,20 @@ func Serve(kind plugin.Kind, impl plugin.Base, register Register) {
 		}
 		return
 	}
+	if os.Getenv(plugin.CookieKey) != plugin.CookieValue {
+		fmt.Fprintf(os.Stderr, "this is a Ksplice %s plugin; ksplice starts it where it needs it.\n"+
+			"`%s describe` prints who it is, `ksplice plugin list` whether ksplice finds it.\n", kind, os.Args[0])
+		os.Exit(2)
+	}
 	// The host filters by its own level.
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: os.Stderr, JSONFormat: true})
 	hclog.SetDefault(log)
-	calls := newCalls(log)
+	stderr := os.Stderr
+	calls := newCalls(log, func() {
+		// go-plugin has put pipes here, what it reads from them is lost when the process exits. The real stderr goes to
+		// the host's log.
+		os.Stdout, os.Stderr = stderr, stderr
+	})
 	var server *grpc.Server
 	versions := make(map[int]goplugin.PluginSet)
 	for _, v := range plugin.Protocols() {
@@ -118,7 +128,7 @@ func (p *grpcPlugin) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.Cli
 
 // NewServer returns a server of the plugin without a process of its own, for tests.
 func NewServer(kind plugin.Kind, impl plugin.Base, register Register) *grpc.Server {
-	calls := newCalls(hclog.NewNullLogger())
+	calls := newCalls(hclog.NewNullLogger(), func() {})
 	s := grpc.NewServer(serverOptions(calls)...)
 	registerAll(s, kind, impl, calls, register)
 	return s
