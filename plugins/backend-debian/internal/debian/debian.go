@@ -1,0 +1,244 @@
+// Package debian is the build backend for Debian's own kernels. A tree is made of three packages of one version: the sources
+// as patched by Debian (linux-source), what a build made of them (linux-headers) and the build tools (linux-kbuild). Nothing
+// is configured or compiled to prepare it. backend-debian serves it.
+package debian
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ksplice/ksplice/plugins/internal/kbuild"
+	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// Version is the plugin's version.
+const Version = "0.1.0"
+
+// programs are what the backend runs, with the package that has each.
+var programs = map[string]string{"apt-cache": "apt", "apt-get": "apt", "dpkg-deb": "dpkg", "xz": "xz-utils", "make": "make", "ld": "binutils", "gcc": "gcc", "patch": "patch"}
+
+var configKeys = []plugin.ConfigKey{
+	{Name: "debs", Description: "a directory with .deb files, looked in before anything is fetched; only files that the package lists name are taken"},
+}
+
+// Backend implements backend.Backend.
+type Backend struct {
+	kbuild.Service
+	archive archive
+	debs    string
+}
+
+// Info says who the plugin is.
+func (b *Backend) Info(context.Context) (*plugin.Info, error) {
+	return &plugin.Info{Kind: plugin.KindBackend, Name: "debian", Version: Version, Config: configKeys,
+		Description: "Debian's kernels of the series 6.1 and 6.12 for amd64, from the machine's package sources"}, nil
+}
+
+// Configure takes the key debs.
+func (b *Backend) Configure(_ context.Context, config map[string]string) error {
+	if err := plugin.CheckConfig(config, configKeys); err != nil {
+		return err
+	}
+	b.debs = config["debs"]
+	return nil
+}
+
+// Health names the packages of programs that are missing.
+func (b *Backend) Health(context.Context) error {
+	var want []string
+	for program, pkg := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			want = append(want, pkg)
+		}
+	}
+	if len(want) > 0 {
+		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing", Detail: "install the packages " + strings.Join(want, ", ")}
+	}
+	return nil
+}
+
+func (b *Backend) packages() archive {
+	if b.archive != nil {
+		return b.archive
+	}
+	return apt{}
+}
+
+// Probe looks into the package lists.
+func (b *Backend) Probe(ctx context.Context, req *backend.ProbeRequest) (*backend.ProbeResponse, error) {
+	p, err := find(ctx, b.packages(), req.Release, req.Version)
+	var d *plugin.Diagnostic
+	switch {
+	case errors.As(err, &d) && d.Fault == plugin.FaultUser:
+		return &backend.ProbeResponse{Reason: d.Error()}, nil
+	case err != nil:
+		return nil, err
+	}
+	return &backend.ProbeResponse{Supported: true, Banner: banner(p.version)}, nil
+}
+
+func banner(version string) string { return "Debian " + version }
+
+// Prepare makes the tree of one kernel, or finds it made.
+func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*backend.Tree, error) {
+	store := kbuild.NewStore(req.CacheDir)
+	if t, err := prepared(store, req); t != nil || err != nil {
+		if err != nil {
+			return nil, err
+		}
+		return describe(ctx, t, true)
+	}
+	progress(plugin.Progress{Stage: "find", Message: "packages of " + req.Release})
+	p, err := find(ctx, b.packages(), req.Release, req.Version)
+	if err != nil {
+		return nil, err
+	}
+	if p.tools {
+		progress(plugin.Progress{Stage: "find", Message: fmt.Sprintf("%s %s stands in for version %s, which has left the archive", p.kbuild.Name, p.kbuild.Version, p.version)})
+	}
+	key := strings.Join([]string{p.release, p.source.SHA256, p.headers.SHA256, p.kbuild.SHA256}, " ")
+	t, reused, err := store.Make(ctx, key, progress, func(root string) (*kbuild.Info, error) {
+		return b.fill(ctx, p, filepath.Join(req.CacheDir, "packages"), root, req, progress)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return describe(ctx, t, reused)
+}
+
+// prepared looks for a tree that is ready; with several the one of the newest sources counts.
+func prepared(store *kbuild.Store, req *backend.PrepareRequest) (*kbuild.Tree, error) {
+	trees, err := store.List()
+	if err != nil {
+		return nil, err
+	}
+	var found *kbuild.Tree
+	for _, t := range trees {
+		if t.Release != req.Release || req.Version != "" && t.Version != req.Version {
+			continue
+		}
+		if found == nil || newer(t.Banner, found.Banner) {
+			found = t
+		}
+	}
+	return found, nil
+}
+
+// newer compares Debian versions as dpkg does.
+func newer(a, b string) bool {
+	va, vb := strings.TrimPrefix(a, "Debian "), strings.TrimPrefix(b, "Debian ")
+	return exec.Command("dpkg", "--compare-versions", va, "gt", vb).Run() == nil
+}
+
+// describe checks that the compiler is still there, and describes the tree.
+func describe(ctx context.Context, t *kbuild.Tree, reused bool) (*backend.Tree, error) {
+	config, err := kbuild.ReadConfig(filepath.Join(t.Root(), ".config"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := kbuild.CheckCompiler(ctx, config); err != nil {
+		return nil, err
+	}
+	return t.Describe(ctx, reused)
+}
+
+// fill brings the packages together in root.
+func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*kbuild.Info, error) {
+	list := []packageInfo{p.headers, p.kbuild, p.source}
+	realtime := strings.Contains(p.release, "-rt-")
+	if realtime {
+		list = append(list, p.common)
+	}
+	paths, err := fetch(ctx, debs, b.debs, list, progress)
+	if err != nil {
+		return nil, err
+	}
+	headers, tools, source := paths[0], paths[1], paths[2]
+	// The headers say whether this machine can build for the kernel at all; the sources are large.
+	variables, err := unpackHeaders(ctx, headers, p.release, root)
+	if err != nil {
+		return nil, err
+	}
+	info, err := identify(ctx, p, root, variables)
+	if err != nil {
+		return nil, err
+	}
+	if req.Version != "" && info.Version != req.Version {
+		return nil, &plugin.Diagnostic{Fault: plugin.FaultUser, Where: p.release, Summary: "the kernel is not the one that the packages are of",
+			Detail: fmt.Sprintf("its version is %q, that of %s is %q", req.Version, p.headers.Name, info.Version)}
+	}
+	if err := put(root, "include/config/kernel.release", 0, strings.NewReader(p.release+"\n")); err != nil {
+		return nil, fmt.Errorf("write the tree's release: %w", err)
+	}
+	var patch []byte
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return unpackTools(gctx, tools, root) })
+	g.Go(func() (err error) {
+		patch, err = unpackSource(gctx, source, root, progress)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if realtime {
+		if err := makeRealtime(ctx, p, patch, paths[3], root); err != nil {
+			return nil, err
+		}
+	}
+	return info, nil
+}
+
+// uts finds a string constant in a generated header.
+func uts(root, file, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(root, "include/generated", file))
+	if err != nil {
+		return "", fmt.Errorf("identify the kernel: %w", err)
+	}
+	m := regexp.MustCompile(`(?m)^#define ` + name + ` "(.*)"$`).FindSubmatch(b)
+	if m == nil {
+		return "", fmt.Errorf("identify the kernel: %s does not define %s", file, name)
+	}
+	return string(m[1]), nil
+}
+
+// archVariable is how the headers' make variables name the architecture.
+var archVariable = regexp.MustCompile(`(?m)^override ARCH = (\S+)$`)
+
+// identify reads the headers: which kernel they are of, and whether it can be built for here.
+func identify(ctx context.Context, p *plan, root, variables string) (*kbuild.Info, error) {
+	config, err := kbuild.ReadConfig(filepath.Join(root, ".config"))
+	if err != nil {
+		return nil, err
+	}
+	cc, err := kbuild.CheckCompiler(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	release, err := uts(root, "utsrelease.h", "UTS_RELEASE")
+	if err != nil {
+		return nil, err
+	}
+	if release != p.release {
+		return nil, plugin.Errorf(plugin.FaultToolchain, p.headers.Name, "the package is of release %q, not %q", release, p.release)
+	}
+	version, err := uts(root, "utsversion.h", "UTS_VERSION")
+	if err != nil {
+		return nil, err
+	}
+	m := archVariable.FindStringSubmatch(variables)
+	if m == nil {
+		return nil, plugin.Errorf(plugin.FaultToolchain, p.headers.Name, "the package does not say which architecture it is of")
+	}
+	return &kbuild.Info{Release: release, Version: version, Banner: banner(p.version), Arch: m[1], Machine: uint16(elf.EM_X86_64), CC: cc,
+		Make: []string{"ARCH=" + m[1], "KERNELRELEASE=" + release, "CC=" + cc}}, nil
+}

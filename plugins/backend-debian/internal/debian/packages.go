@@ -1,0 +1,212 @@
+package debian
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// packageInfo is what the package lists say of one version of a package.
+type packageInfo struct {
+	Name, Version, Architecture, Depends, SHA256 string
+	Size                                         int64
+}
+
+// archive answers questions about packages; tests have one of their own.
+type archive interface {
+	// show lists the versions of a package, the newest first. None is no error.
+	show(ctx context.Context, name string) ([]packageInfo, error)
+}
+
+// apt asks the machine's package lists.
+type apt struct{}
+
+func (apt) show(ctx context.Context, name string) ([]packageInfo, error) {
+	cmd := exec.CommandContext(ctx, "apt-cache", "show", "--", name)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && strings.Contains(stderr.String(), "No packages found"):
+		return nil, nil
+	case errors.As(err, &exit):
+		return nil, &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: name, Summary: "apt-cache cannot show the package", Detail: strings.TrimSpace(stderr.String())}
+	case err != nil:
+		return nil, &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: name, Summary: "apt-cache cannot be run", Detail: err.Error() + "; this backend needs a machine with apt"}
+	}
+	return parseShow(string(out)), nil
+}
+
+// parseShow reads what `apt-cache show` prints (deb822: fields a line, continuation lines begin with a blank).
+func parseShow(text string) []packageInfo {
+	var list []packageInfo
+	for stanza := range strings.SplitSeq(text, "\n\n") {
+		var p packageInfo
+		for line := range strings.Lines(stanza) {
+			name, value, ok := strings.Cut(strings.TrimSpace(line), ":")
+			if !ok || line[0] == ' ' || line[0] == '\t' {
+				continue
+			}
+			value = strings.TrimSpace(value)
+			switch name {
+			case "Package":
+				p.Name = value
+			case "Version":
+				p.Version = value
+			case "Architecture":
+				p.Architecture = value
+			case "Depends":
+				p.Depends = value
+			case "SHA256":
+				p.SHA256 = value
+			case "Size":
+				p.Size, _ = strconv.ParseInt(value, 10, 64)
+			}
+		}
+		// An installed package that no list has anymore is shown without a digest: it cannot be fetched.
+		if p.Name != "" && p.Version != "" && p.SHA256 != "" {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// plan is the packages that make one kernel's tree.
+type plan struct {
+	release, version                string // `uname -r`; Debian's version
+	headers, common, kbuild, source packageInfo
+	// tools says that the build tools are of another version than the kernel.
+	tools bool
+}
+
+// releaseForm is a release of Debian's: "6.1.0-56-amd64", "6.12.117+deb12-cloud-amd64", "6.1.0-56-rt-amd64".
+var releaseForm = regexp.MustCompile(`^(\d+)\.(\d+)\.\d+[-+~.a-z0-9]*-amd64$`)
+
+// supported are the kernel series this backend was tried with.
+var supported = map[string]bool{"6.1": true, "6.12": true}
+
+// versionText finds Debian's version in `uname -v`: "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)".
+var versionText = regexp.MustCompile(`\bDebian (\S+)`)
+
+// series gives the kernel series of a release, "6.1".
+func series(release string) (string, error) {
+	m := releaseForm.FindStringSubmatch(release)
+	if m == nil {
+		return "", &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release, Summary: "not a release of a Debian kernel for amd64",
+			Detail: "expected what uname -r prints there, for example 6.1.0-56-amd64"}
+	}
+	s := m[1] + "." + m[2]
+	if !supported[s] {
+		return "", &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release, Summary: "kernels of the series " + s + " are not supported",
+			Detail: "this backend builds for 6.1 and 6.12"}
+	}
+	return s, nil
+}
+
+// find makes the plan for a kernel. uname is its `uname -v`, empty when not known: then it is the newest kernel of that
+// release whose packages are all there.
+func find(ctx context.Context, a archive, release, uname string) (*plan, error) {
+	s, err := series(release)
+	if err != nil {
+		return nil, err
+	}
+	name := "linux-headers-" + release
+	headers, err := a.show(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(headers) == 0 {
+		return nil, missing(release, name, "", nil)
+	}
+	if m := versionText.FindStringSubmatch(uname); m != nil {
+		var of []packageInfo
+		for _, h := range headers {
+			if h.Version == m[1] {
+				of = append(of, h)
+			}
+		}
+		if len(of) == 0 {
+			return nil, missing(release, name, m[1], headers)
+		}
+		headers = of
+	} else if uname != "" {
+		return nil, &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release, Summary: "the kernel is not one of Debian's", Detail: fmt.Sprintf("its version is %q", uname)}
+	}
+	sources, err := a.show(ctx, "linux-source-"+s)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range headers {
+		for _, src := range sources {
+			if src.Version == h.Version {
+				return complete(ctx, a, &plan{release: release, version: h.Version, headers: h, source: src})
+			}
+		}
+	}
+	return nil, missing(release, "linux-source-"+s, headers[0].Version, sources)
+}
+
+// dependency finds packages in a Depends field.
+var dependency = regexp.MustCompile(`\b(linux-kbuild-[^\s,|]+|linux-headers-[^\s,|]+-common(?:-rt)?)`)
+
+// complete adds the packages that the headers depend on.
+func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
+	for _, name := range dependency.FindAllString(p.headers.Depends, -1) {
+		list, err := a.show(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		kbuild := strings.HasPrefix(name, "linux-kbuild-")
+		var found *packageInfo
+		for i, candidate := range list {
+			if candidate.Version == p.version {
+				found = &list[i]
+			}
+		}
+		if found == nil && kbuild && len(list) > 0 {
+			// The headers ask for this version or a later one, and the archive keeps fewer versions of the tools.
+			found, p.tools = &list[0], true
+		}
+		if found == nil {
+			return nil, missing(p.release, name, p.version, list)
+		}
+		if kbuild {
+			p.kbuild = *found
+		} else {
+			p.common = *found
+		}
+	}
+	if p.kbuild.Name == "" {
+		return nil, &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: p.headers.Name, Summary: "the package depends on no linux-kbuild package", Detail: "its dependencies: " + p.headers.Depends}
+	}
+	return p, nil
+}
+
+// missing says that a package, in one version, cannot be had.
+func missing(release, name, version string, have []packageInfo) error {
+	d := &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release}
+	d.Summary = "no package source of this machine has " + name
+	if version != "" {
+		d.Summary += " in version " + version
+	}
+	d.Detail = "run `apt-get update`; when the version has left the archive, add a snapshot of it to the package sources, or upgrade the machine to a newer kernel"
+	if len(have) > 0 {
+		var versions []string
+		for _, p := range have {
+			versions = append(versions, p.Version)
+		}
+		d.Detail = "there are the versions " + strings.Join(versions, ", ") + "; " + d.Detail
+	}
+	return d
+}

@@ -1,0 +1,123 @@
+package kbuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// Store keeps a backend's trees in its cache directory. A tree is made aside, under a lock of its own, and renamed into
+// place when it is complete: whoever is killed on the way leaves rubbish that the next one removes, never half a tree.
+type Store struct {
+	dir string
+}
+
+// NewStore returns the store in a cache directory.
+func NewStore(cacheDir string) *Store { return &Store{filepath.Join(cacheDir, "trees")} }
+
+// List opens every complete tree.
+func (s *Store) List() ([]*Tree, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list trees: %w", err)
+	}
+	var list []*Tree
+	for _, e := range entries {
+		if !e.IsDir() || strings.Contains(e.Name(), ".") {
+			continue
+		}
+		t, err := Open(filepath.Join(s.dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("open tree %s: %w; remove that directory to have it made again", e.Name(), err)
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+// Make opens the tree with a key, or has it made. fill puts sources and all that Finish wants into an empty directory;
+// what it returns becomes the tree's description.
+func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFunc, fill func(root string) (*Info, error)) (t *Tree, reused bool, err error) {
+	name := digest(Layout, key)[:32]
+	dir := filepath.Join(s.dir, name)
+	if t, err := Open(dir); err == nil {
+		return t, true, nil
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return nil, false, fmt.Errorf("prepare tree: %w", err)
+	}
+	unlock, err := lock(ctx, dir+".lock", progress)
+	if err != nil {
+		return nil, false, fmt.Errorf("prepare tree: %w", err)
+	}
+	defer unlock()
+	if t, err := Open(dir); err == nil {
+		return t, true, nil // somebody else made it while this one waited
+	}
+	tmp := dir + ".new"
+	for _, rubbish := range []string{tmp, dir} {
+		if err := os.RemoveAll(rubbish); err != nil {
+			return nil, false, fmt.Errorf("prepare tree: remove what a killed run left: %w", err)
+		}
+	}
+	root := filepath.Join(tmp, rootName)
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return nil, false, fmt.Errorf("prepare tree: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(tmp)
+		}
+	}()
+	info, err := fill(root)
+	if err != nil {
+		return nil, false, err
+	}
+	info.Key = key
+	if err = Finish(ctx, tmp, *info, progress); err != nil {
+		return nil, false, err
+	}
+	if err = os.Rename(tmp, dir); err != nil {
+		return nil, false, fmt.Errorf("prepare tree: %w", err)
+	}
+	t, err = Open(dir)
+	return t, false, err
+}
+
+// lockPoll is how often a waiting process looks whether the lock is free.
+const lockPoll = 200 * time.Millisecond
+
+// lock takes a lock that ends with the process.
+func lock(ctx context.Context, path string, progress plugin.ProgressFunc) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for said := false; ; said = true {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		if !said {
+			progress(plugin.Progress{Stage: "wait", Message: "another run prepares the same kernel"})
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(lockPoll):
+		}
+	}
+}

@@ -1,0 +1,167 @@
+// Package kbuild builds single translation units of a Linux kernel with the kernel's own build system, and makes modules
+// and finds units in it. Backends call it: they bring a tree together, Finish makes it ready, and Builder then serves the
+// calls of backend.Backend that do not depend on where the tree came from.
+//
+// A tree on disk is a directory with three things: root, the kernel's sources with its configuration and generated headers
+// built in place; state, what was learned about it (the make environment, evaluated directories, includes, compiler
+// commands); and tree.json, which is written last and says that the tree is complete.
+package kbuild
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ksplice/ksplice/sdk/backend"
+)
+
+// Layout is the version of the directory's layout and of the way objects are compiled. It is part of every tree's
+// identity: raise it with any change that makes old trees or objects wrong.
+const Layout = "3"
+
+const (
+	rootName  = "root"
+	stateName = "state"
+	treeName  = "tree.json"
+)
+
+// Info is what tree.json holds.
+type Info struct {
+	// Key names the inputs the tree was made of.
+	Key string `json:"key"`
+	// Release and Version are the kernel's `uname -r` and `uname -v`.
+	Release string `json:"release"`
+	Version string `json:"version"`
+	// Banner names the kernel for people.
+	Banner string `json:"banner"`
+	// Arch is the kernel's name of the architecture (SRCARCH), Machine the ELF machine number.
+	Arch    string `json:"arch"`
+	Machine uint16 `json:"machine"`
+	// CC is the compiler's command.
+	CC string `json:"cc"`
+	// Make are the variables given to every make of the kernel's top Makefile.
+	Make []string `json:"make"`
+}
+
+// Tree is a complete tree.
+type Tree struct {
+	Info
+	// Dir is the directory with everything of the tree.
+	Dir string
+	env environment
+}
+
+// Root is the kernel's source and build directory.
+func (t *Tree) Root() string { return filepath.Join(t.Dir, rootName) }
+
+func (t *Tree) state(name ...string) string {
+	return filepath.Join(append([]string{t.Dir, stateName}, name...)...)
+}
+
+// Open opens the tree in dir. The error is os.ErrNotExist when there is none, or when it is not complete.
+func Open(dir string) (*Tree, error) {
+	b, err := os.ReadFile(filepath.Join(dir, treeName))
+	if err != nil {
+		return nil, err
+	}
+	t := &Tree{Dir: dir}
+	if err := json.Unmarshal(b, &t.Info); err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, treeName), err)
+	}
+	if t.env, err = readEnvironment(t.state(environmentName)); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// openFor opens the tree that a request names.
+func openFor(t *backend.Tree) (*Tree, error) {
+	if t == nil || filepath.Base(t.Root) != rootName {
+		return nil, errors.New("the request names no tree of this backend")
+	}
+	tree, err := Open(filepath.Dir(t.Root))
+	if err != nil {
+		return nil, fmt.Errorf("open tree: %w", err)
+	}
+	return tree, nil
+}
+
+// Describe makes the tree's description for the host. The identity covers what the tree was made of and the tools that
+// compile it, so it changes when the compiler is upgraded in place.
+func (t *Tree) Describe(ctx context.Context, reused bool) (*backend.Tree, error) {
+	tools, err := t.toolchain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	root := t.Root()
+	return &backend.Tree{
+		ID:   digest(append([]string{Layout, t.Key}, tools.digests...)...),
+		Root: root, Source: root, Build: root,
+		Release: t.Release, Version: t.Version, Banner: t.Banner, Arch: t.Arch, Machine: t.Machine,
+		Config: filepath.Join(root, ".config"), Symvers: filepath.Join(root, "Module.symvers"),
+		Compiler: t.CC, CompilerVersion: tools.version, CompilerSHA256: tools.compiler,
+		Reused: reused,
+	}, nil
+}
+
+// digest is a digest of strings, no matter what they contain.
+func digest(parts ...string) string {
+	h := sha256.New()
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s,", len(p), p)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// writeFile writes a file so that nobody ever sees half of it.
+func writeFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(content); err == nil {
+		err = f.Chmod(0o644)
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// Config holds the symbols of a kernel configuration that are set, with their values as in .config, unquoted.
+type Config map[string]string
+
+// ReadConfig reads a kernel configuration.
+func ReadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	c := Config{}
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		name, value, ok := strings.Cut(s.Text(), "=")
+		if ok && strings.HasPrefix(name, "CONFIG_") {
+			c[name] = strings.Trim(value, `"`)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// IsSet says whether a symbol is y or m.
+func (c Config) IsSet(name string) bool { return c[name] == "y" || c[name] == "m" }
