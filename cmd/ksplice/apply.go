@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/update"
+)
+
+// open reads an update and launches what its pipelines need.
+func (e *env) open(ctx context.Context, path string) (*update.Update, apply.Options, error) {
+	u, err := update.ReadFile(path)
+	if err != nil {
+		return nil, apply.Options{}, err
+	}
+	a, _, err := e.host.Arch(ctx, u.Manifest.Kernel.Machine)
+	if err != nil {
+		return nil, apply.Options{}, err
+	}
+	return u, apply.Options{Arch: a, Log: e.log}, nil
+}
+
+func printMatch(w io.Writer, r *apply.Report) {
+	fmt.Fprintf(w, "matched\t%s functions, %s relocations in %s\n", thousands(r.Match.Functions), thousands(r.Match.Relocations), milliseconds(r.Match.Time))
+}
+
+func printNotes(w io.Writer, r *apply.Report) {
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "note\t%s\n", n)
+	}
+	for _, p := range r.DeadProbes {
+		fmt.Fprintf(w, "dead probe\t%s: the probe is inside a replaced function and is not reached any more\n", p)
+	}
+}
+
+func checkCommand() *command {
+	return &command{
+		name: "check", args: "FILE", summary: "prove that an update fits the running kernel; change nothing",
+		help: `Reads the update, matches every function of the units it was made from against the memory of the running
+kernel, solves all symbols and says whether apply would get as far as the commit. Nothing is loaded or
+written. Run as root: kernel memory is read through the ksplice module if it is loaded, else /proc/kcore.`,
+		example: "ksplice check fix.ksplice",
+		run: func(ctx context.Context, e *env, args []string) error {
+			path, err := one(args, "update file")
+			if err != nil {
+				return err
+			}
+			u, opts, err := e.open(ctx, path)
+			if err != nil {
+				return err
+			}
+			r, err := apply.Check(ctx, u, opts)
+			if err != nil {
+				return err
+			}
+			return e.result(r, func(w io.Writer) {
+				printMatch(w, r)
+				printNotes(w, r)
+				fmt.Fprintf(w, "fits\tupdate %s would replace %d functions\n", r.ID, len(r.Functions))
+			})
+		},
+	}
+}
+
+// tries are the flags for waiting out threads in the way.
+type tries struct {
+	attempts int
+	interval time.Duration
+}
+
+func (t *tries) flags(fs *pflag.FlagSet) {
+	fs.IntVar(&t.attempts, "attempts", 5, "how often to try while threads stand in the way")
+	fs.DurationVar(&t.interval, "interval", 200*time.Millisecond, "time between two tries")
+}
+
+func (t *tries) set(o *apply.Options) error {
+	if t.attempts < 1 || t.interval < 0 || t.interval > time.Minute {
+		return usagef("--attempts wants at least 1 and --interval at most a minute")
+	}
+	o.Attempts, o.Interval = t.attempts, t.interval
+	return nil
+}
+
+func applyCommand() *command {
+	var t tries
+	return &command{
+		name: "apply", args: "FILE", summary: "apply an update to the running kernel",
+		help: `Does what check does, then loads the update's parts and redirects the replaced functions in one short stop of
+the machine, or changes nothing and says why. A function that a thread is executing or sleeping in makes it fail
+with the process's number, name and the function: run it again when the process has left.
+It needs root and the ksplice kernel module (modprobe ksplice).`,
+		example: "ksplice apply fix.ksplice",
+		flags:   t.flags,
+		run: func(ctx context.Context, e *env, args []string) error {
+			path, err := one(args, "update file")
+			if err != nil {
+				return err
+			}
+			u, opts, err := e.open(ctx, path)
+			if err != nil {
+				return err
+			}
+			if err := t.set(&opts); err != nil {
+				return err
+			}
+			r, err := apply.Apply(ctx, u, opts)
+			if err != nil {
+				return err
+			}
+			return e.result(r, func(w io.Writer) {
+				printMatch(w, r)
+				fmt.Fprintf(w, "applied\t%d functions, machine stopped for %s\n", len(r.Functions), milliseconds(r.Result.Pause))
+				printNotes(w, r)
+			})
+		},
+	}
+}
+
+func undoCommand() *command {
+	var t tries
+	return &command{
+		name: "undo", args: "ID", summary: "reverse an applied update",
+		help: `Puts the old functions back in one short stop of the machine and removes the update's code. ID is what apply and
+status show; its beginning is enough. An update on which another one stands cannot be undone before that one.`,
+		example: "ksplice undo 3f9c2ab1",
+		flags:   t.flags,
+		run: func(ctx context.Context, e *env, args []string) error {
+			id, err := one(args, "update ID")
+			if err != nil {
+				return err
+			}
+			opts := apply.Options{Log: e.log}
+			if err := t.set(&opts); err != nil {
+				return err
+			}
+			r, err := apply.Undo(ctx, id, opts)
+			if err != nil {
+				return err
+			}
+			return e.result(r, func(w io.Writer) {
+				fmt.Fprintf(w, "undone\t%s: %d functions, machine stopped for %s\n", r.ID, r.Functions, milliseconds(r.Pause))
+				if r.StaysMapped {
+					fmt.Fprintf(w, "note\tits code stays in memory, unused: addresses of it may still be held somewhere\n")
+				}
+			})
+		},
+	}
+}
+
+func statusCommand() *command {
+	return &command{
+		name: "status", summary: "list the updates of this machine",
+		help: `One row an update: its ID, state, replaced functions, how long the machine stood still, since when, and what it is.
+Probes that a replacement cut off are named below it.`,
+		example: "ksplice status --json",
+		run: func(_ context.Context, e *env, args []string) error {
+			if len(args) > 0 {
+				return usagef("status takes no arguments")
+			}
+			states, err := apply.Status()
+			if err != nil {
+				return err
+			}
+			return e.result(states, func(w io.Writer) {
+				if len(states) == 0 {
+					fmt.Fprintln(w, "no updates")
+					return
+				}
+				fmt.Fprintln(w, "ID\tSTATE\tFUNCTIONS\tPAUSE\tSINCE\tDESCRIPTION")
+				for _, s := range states {
+					state := s.Stage
+					if s.StaysMapped {
+						state += " (stays mapped)"
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, state, functionNames(s.Functions), milliseconds(s.Pause),
+						s.Since.Format(time.DateTime), s.Description)
+					for _, p := range s.DeadProbes {
+						fmt.Fprintf(w, "\tdead probe\t%s\t\t\t\n", p)
+					}
+				}
+			})
+		},
+	}
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/ksplice/ksplice/core/build"
+	"github.com/ksplice/ksplice/core/create"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// createFlags are the flags of create.
+type createFlags struct {
+	patch, kernel, version, output, backend, description, cache string
+	reverse                                                     bool
+	on, units                                                   []string
+	options                                                     map[string]string
+	jobs                                                        int
+}
+
+func createCommand() *command {
+	var f createFlags
+	return &command{
+		name: "create", summary: "make an update from a source patch",
+		help: `Fetches and prepares the source of the kernel once (then it is cached), compiles the units that the patch touches
+before and after it, compares the object code and writes what changed, with all that apply needs to prove it fits, into
+one file. The kernel itself is not built, and the machine that create runs on is not changed.
+
+The patch must apply exactly (-p1). A patch that changes the layout of a structure or the initial value of data that
+exists in the running kernel is refused, by name.`,
+		example: "ksplice create --patch fix.patch -o fix.ksplice\nksplice create --patch fix.patch --kernel 6.1.0-56-amd64 -o fix.ksplice",
+		flags: func(fs *pflag.FlagSet) {
+			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch (a unified diff)")
+			fs.BoolVarP(&f.reverse, "reverse", "R", false, "take the patch backwards")
+			fs.StringVarP(&f.output, "output", "o", "", "the update file to write (default: the patch's name with .ksplice)")
+			fs.StringVarP(&f.kernel, "kernel", "k", "", "the kernel's release, as uname -r prints it there (default: the running one)")
+			fs.StringVar(&f.version, "kernel-version", "", "the kernel's version, as uname -v prints it there (default: whatever that release has)")
+			fs.StringVar(&f.description, "description", "", "one line for people (default: the patch's subject)")
+			fs.StringArrayVar(&f.on, "on", nil, "an update file on which the new one stands; lowest first where there are several")
+			fs.StringArrayVar(&f.units, "unit", nil, "a further source file to compile and match, because new code names its symbols")
+			fs.StringVar(&f.backend, "backend", "", "the build backend to use (default: the first that can build that kernel)")
+			fs.StringToStringVar(&f.options, "backend-option", nil, "KEY=VALUE for the backend")
+			fs.StringVar(&f.cache, "cache", "", "where prepared trees and objects are kept (default: ~/.cache/ksplice)")
+			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
+		},
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) > 0 {
+				return usagef("create takes flags only, not %q", args[0])
+			}
+			return e.create(ctx, &f)
+		},
+	}
+}
+
+func (e *env) create(ctx context.Context, f *createFlags) error {
+	if f.patch == "" {
+		return usagef("name the patch with --patch")
+	}
+	text, err := os.ReadFile(f.patch)
+	if err != nil {
+		return usagef("%v", err)
+	}
+	if f.output == "" {
+		base := filepath.Base(f.patch)
+		f.output = base[:len(base)-len(filepath.Ext(base))] + ".ksplice"
+	}
+	if f.kernel == "" {
+		var u unix.Utsname
+		if err := unix.Uname(&u); err != nil {
+			return fmt.Errorf("which kernel is running: %w", err)
+		}
+		f.kernel = unix.ByteSliceToString(u.Release[:])
+		if f.version == "" {
+			f.version = unix.ByteSliceToString(u.Version[:])
+		}
+	}
+	if f.cache == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return usagef("no place for a cache: %v; name one with --cache", err)
+		}
+		f.cache = filepath.Join(cache, "ksplice")
+	}
+	var base []*update.Update
+	for _, path := range f.on {
+		u, err := update.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		base = append(base, u)
+	}
+	b, info, err := e.backend(ctx, f)
+	if err != nil {
+		return err
+	}
+	p := newProgress(e.err, e.json)
+	defer p.close()
+	u, report, err := create.Create(ctx, create.Options{
+		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
+		BackendName: info.Name, Builder: build.New(b, f.cache, e.log.Named("build")), Jobs: f.jobs, Log: e.log, Progress: p.event,
+		Arch: func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
+		Say: func(key, text string) {
+			p.clear()
+			if !e.json {
+				fmt.Fprintf(e.out, "%-9s %s\n", key, text)
+			}
+		},
+	})
+	p.close()
+	if err != nil {
+		return err
+	}
+	if err := u.WriteFile(f.output); err != nil {
+		return err
+	}
+	info2, err := os.Stat(f.output)
+	if err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	shown := struct {
+		*create.Report
+		File string `json:"file"`
+		Size int64  `json:"size"`
+	}{report, f.output, info2.Size()}
+	return e.result(shown, func(w io.Writer) {
+		for _, n := range report.Notes {
+			fmt.Fprintf(w, "note      %s\n", n)
+		}
+		fmt.Fprintf(w, "update    %s %s, id %s\n", f.output, size(info2.Size()), report.ID)
+		if e.verbose > 0 {
+			for _, s := range report.Stages {
+				fmt.Fprintf(w, "          %s %s\n", s.Name, s.Time.Round(time.Millisecond))
+			}
+		}
+	})
+}
+
+// backend returns the backend that was asked for, or the first that can build the kernel.
+func (e *env) backend(ctx context.Context, f *createFlags) (backend.Backend, plugin.Info, error) {
+	if f.backend != "" {
+		e.host.Configure(f.backend, f.options)
+		return e.host.Backend(ctx, f.backend)
+	}
+	if len(f.options) > 0 {
+		return nil, plugin.Info{}, usagef("--backend-option wants --backend")
+	}
+	var reasons error
+	for _, found := range e.host.List(ctx) {
+		if found.Skipped != "" || found.Info.Kind != plugin.KindBackend {
+			continue
+		}
+		b, info, err := e.host.Backend(ctx, found.Info.Name)
+		if err != nil {
+			reasons = errors.Join(reasons, err)
+			continue
+		}
+		resp, err := b.Probe(ctx, &backend.ProbeRequest{Release: f.kernel, Version: f.version})
+		switch {
+		case err != nil:
+			reasons = errors.Join(reasons, fmt.Errorf("backend %s: %w", info.Name, err))
+		case resp.Supported:
+			return b, info, nil
+		default:
+			reasons = errors.Join(reasons, fmt.Errorf("backend %s: %s", info.Name, resp.Reason))
+		}
+	}
+	if reasons == nil {
+		return nil, plugin.Info{}, &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "there is no build backend",
+			Detail: "`ksplice plugin list` shows what is found and where it is looked for"}
+	}
+	return nil, plugin.Info{}, &create.RefusedError{Reasons: []string{fmt.Sprintf("no backend can build kernel %s:\n%v", f.kernel, reasons)}}
+}

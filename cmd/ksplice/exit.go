@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/bind"
+	"github.com/ksplice/ksplice/core/create"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// The exit codes; `ksplice --help` lists them.
+const (
+	exitOK       = 0
+	exitInternal = 1
+	exitUsage    = 2
+	exitRefused  = 3
+	exitConflict = 4
+	exitBuild    = 5
+)
+
+// usageError says that the command line is wrong.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// exitCode says whose fault an error is: the caller's, the update's or the machine's (refused), threads' in the way, the
+// toolchain's (build failed) or ours (internal).
+func exitCode(err error) int {
+	var (
+		usage    *usageError
+		conflict *apply.ConflictError
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError)}
+		diag     *plugin.Diagnostic
+	)
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &conflict):
+		return exitConflict
+	}
+	for _, target := range refused {
+		if errors.As(err, target) {
+			return exitRefused
+		}
+	}
+	for _, sentinel := range []error{update.ErrForeign, update.ErrTruncated, update.ErrAltered, update.ErrVersion, engine.ErrApplied,
+		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrBusy, apply.ErrModuleNotLoaded} {
+		if errors.Is(err, sentinel) {
+			return exitRefused
+		}
+	}
+	if errors.As(err, &diag) {
+		switch diag.Fault {
+		case plugin.FaultUser:
+			return exitUsage
+		case plugin.FaultPatch, plugin.FaultMachine:
+			return exitRefused
+		case plugin.FaultToolchain:
+			return exitBuild
+		}
+	}
+	if errors.Is(err, context.Canceled) {
+		return exitRefused
+	}
+	return exitInternal
+}

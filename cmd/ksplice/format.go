@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ksplice/ksplice/core/engine"
+)
+
+// thousands writes 1902 as 1,902.
+func thousands(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// milliseconds writes a duration for people: 0.31 ms, 41 ms, 2.1 s.
+func milliseconds(d time.Duration) string {
+	ms := float64(d) / float64(time.Millisecond)
+	switch {
+	case ms < 10:
+		return fmt.Sprintf("%.2f ms", ms)
+	case ms < 2000:
+		return fmt.Sprintf("%.0f ms", ms)
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}
+
+// size writes a number of bytes for people.
+func size(n int64) string {
+	if n < 10<<10 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%d KiB", (n+512)>>10)
+}
+
+// functionNames lists replaced functions, without the fragments that go with them.
+func functionNames(changes []engine.Change) string {
+	var names []string
+	for _, c := range changes {
+		if c.Kind != "fragment" {
+			names = append(names, c.Name)
+		}
+	}
+	return strings.Join(names, ",")
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/core/update"
+)
+
+func inspectCommand() *command {
+	var patch bool
+	return &command{
+		name: "inspect", args: "FILE", summary: "show what is in an update",
+		help: `The kernel that the update is for, its parts, the functions they replace and why, the symbols that apply
+solves, and the patch. The file is verified first; the running kernel is not looked at.`,
+		example: "ksplice inspect fix.ksplice\nksplice inspect --patch fix.ksplice",
+		flags:   func(fs *pflag.FlagSet) { fs.BoolVar(&patch, "patch", false, "print the patch's text alone") },
+		run: func(_ context.Context, e *env, args []string) error {
+			path, err := one(args, "update file")
+			if err != nil {
+				return err
+			}
+			u, err := update.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			m := &u.Manifest
+			text := u.Files[m.Patch.File]
+			if patch {
+				_, err := e.out.Write(text)
+				return err
+			}
+			shown := struct {
+				*update.Manifest
+				PatchText string `json:"patch_text"`
+			}{m, string(text)}
+			return e.result(shown, func(w io.Writer) {
+				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
+				fmt.Fprintf(w, "kernel\t%s\t%s\n", m.Kernel.Release, m.Kernel.Banner)
+				fmt.Fprintf(w, "\tversion\t%s\n", m.Kernel.Version)
+				fmt.Fprintf(w, "made by\tbackend %s\tarchitecture %s, %s\n", m.Toolchain.Backend, m.Toolchain.Arch, m.Toolchain.CompilerVersion)
+				for _, b := range m.Base {
+					fmt.Fprintf(w, "stands on\t%s\t\n", b)
+				}
+				for _, f := range m.Patch.Files {
+					fmt.Fprintf(w, "patch\t%s\t+%d -%d\n", f.Path, f.Added, f.Removed)
+				}
+				for _, x := range m.Units {
+					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))
+				}
+				for i := range m.Parts {
+					printPart(w, &m.Parts[i])
+				}
+			})
+		},
+	}
+}
+
+func printPart(w io.Writer, p *update.Part) {
+	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, p.Target, size(p.Size))
+	for _, f := range p.Functions {
+		kind := string(f.Redirect.Kind)
+		if f.Fragment {
+			kind = "fragment"
+		}
+		fmt.Fprintf(w, "\treplaces\t%s\t%d bytes\t%s\t%s\n", f.Name, f.Size, kind, f.Why)
+	}
+	for _, n := range p.New {
+		fmt.Fprintf(w, "\tnew\t%s\n", n)
+	}
+	for i, s := range p.Slots {
+		fmt.Fprintf(w, "\tsolves\t%s\tslot %d\t%s\n", s.Name, i, s.Kind)
+	}
+	for _, n := range p.Escapes {
+		fmt.Fprintf(w, "\tescapes\t%s\tthe part stays mapped after undo\n", n)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(w, "\tnote\t%s\n", n)
+	}
+}
+
+// module names what a unit is part of.
+func module(name string) string {
+	if name == "" {
+		return "kernel proper"
+	}
+	return "module " + name
+}

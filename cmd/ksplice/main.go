@@ -1,0 +1,177 @@
+// Command ksplice makes, checks, applies and undoes hot updates of a running Linux kernel. Each subcommand has a file
+// of its own here, with flags and printing only; the work is done in core.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/core/pluginhost"
+)
+
+// command is one subcommand: everything --help says of it, its flags and its work.
+type command struct {
+	name    string
+	args    string // what stands behind the name, for example "FILE"
+	summary string // one line
+	help    string // a paragraph or two for newcomers
+	example string
+	flags   func(*pflag.FlagSet)
+	run     func(ctx context.Context, e *env, args []string) error
+}
+
+// env is what every subcommand works with.
+type env struct {
+	out, err io.Writer
+	json     bool
+	verbose  int
+	log      hclog.Logger
+	config   *config
+	host     *pluginhost.Host
+}
+
+func commands() []*command {
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(),
+		inspectCommand(), diffCommand(), matchCommand(), pluginCommand()}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run runs one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 || args[0] == "help" && len(args) == 1 || args[0] == "-h" || args[0] == "--help" {
+		overview(stdout)
+		if len(args) == 0 {
+			return exitUsage
+		}
+		return exitOK
+	}
+	if args[0] == "help" {
+		args = []string{args[1], "--help"}
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.execute(ctx, args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "ksplice: there is no command %q; `ksplice --help` lists them\n", args[0])
+	return exitUsage
+}
+
+func overview(w io.Writer) {
+	fmt.Fprint(w, `ksplice applies source patches to a running Linux kernel, without a reboot.
+
+A vendor makes an update from a patch; an administrator checks, applies and undoes it:
+    ksplice create --patch fix.patch -o fix.ksplice
+    ksplice check fix.ksplice
+    ksplice apply fix.ksplice
+    ksplice undo ID
+
+Commands:
+`)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, c := range commands() {
+		fmt.Fprintf(t, "    %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.summary)
+	}
+	t.Flush()
+	fmt.Fprint(w, `
+`+"`ksplice COMMAND --help`"+` says more of each. Exit codes: 0 done, 1 internal error, 2 wrong use,
+3 refused, 4 conflict (threads stand in the way), 5 build failed.
+`)
+}
+
+func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.SortFlags = false
+	if c.flags != nil {
+		c.flags(fs)
+	}
+	e := &env{out: stdout, err: stderr}
+	fs.BoolVar(&e.json, "json", false, "print the result as JSON on standard output")
+	fs.CountVarP(&e.verbose, "verbose", "v", "say more on standard error; -vv says everything")
+	configPath := fs.String("config", "", "configuration file (default "+configDefault+", if it is there)")
+	help := fs.BoolP("help", "h", false, "show this help")
+	if err := fs.Parse(args); err != nil {
+		return e.fail(c, usagef("%v", err))
+	}
+	if *help {
+		c.usage(stdout, fs)
+		return exitOK
+	}
+	level := hclog.Warn
+	switch {
+	case e.verbose >= 2:
+		level = hclog.Debug
+	case e.verbose == 1:
+		level = hclog.Info
+	}
+	e.log = hclog.New(&hclog.LoggerOptions{Name: "ksplice", Output: stderr, Level: level})
+	var err error
+	if e.config, err = readConfig(*configPath); err == nil {
+		e.host = pluginhost.New(e.config.host(e.log))
+		err = c.run(ctx, e, fs.Args())
+		err = errors.Join(err, e.host.Close())
+	}
+	if err != nil {
+		return e.fail(c, err)
+	}
+	return exitOK
+}
+
+func (c *command) usage(w io.Writer, fs *pflag.FlagSet) {
+	fmt.Fprintf(w, "%s\n\nUsage: %s\n\n%s\n", c.summary, strings.TrimSpace("ksplice "+c.name+" [flags] "+c.args), strings.TrimSpace(c.help))
+	if c.example != "" {
+		fmt.Fprintf(w, "\nExample:\n    %s\n", strings.ReplaceAll(strings.TrimSpace(c.example), "\n", "\n    "))
+	}
+	fmt.Fprintf(w, "\nFlags:\n%s", fs.FlagUsagesWrapped(100))
+}
+
+// fail prints the error, as people or programs read it, and returns the exit code.
+func (e *env) fail(c *command, err error) int {
+	code := exitCode(err)
+	if e.json {
+		_ = json.NewEncoder(e.out).Encode(map[string]any{"error": err.Error(), "exit_code": code})
+	}
+	fmt.Fprintf(e.err, "ksplice %s: %v\n", c.name, err)
+	if code == exitUsage {
+		fmt.Fprintf(e.err, "`ksplice %s --help` shows how it is used\n", c.name)
+	}
+	return code
+}
+
+// result prints v as JSON where asked for, else what text writes.
+func (e *env) result(v any, text func(w io.Writer)) error {
+	if e.json {
+		enc := json.NewEncoder(e.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	t := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+	text(t)
+	return t.Flush()
+}
+
+// one returns the only argument.
+func one(args []string, what string) (string, error) {
+	if len(args) != 1 {
+		return "", usagef("give one %s, not %d", what, len(args))
+	}
+	return args[0], nil
+}

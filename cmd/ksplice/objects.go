@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// target are the flags that say what kernel plain objects were built for.
+type target struct {
+	config string
+	module string
+	facts  map[string]int64
+}
+
+func (t *target) flags(fs *pflag.FlagSet) {
+	fs.StringVar(&t.config, "kernel-config", "", "the kernel's configuration, for example /boot/config-RELEASE")
+	fs.StringVar(&t.module, "module", "", "the module that the objects are part of (default: the kernel proper)")
+	fs.StringToInt64Var(&t.facts, "fact", nil, "NAME=NUMBER of the kernel, where its headers are not at hand; ksplice inspect --json shows those of an update")
+}
+
+// units reads and describes objects.
+func (t *target) units(ctx context.Context, e *env, paths []string) ([]*match.Unit, arch.Arch, error) {
+	var units []*match.Unit
+	var machine uint16
+	for _, p := range paths {
+		path, err := filepath.Abs(p)
+		if err != nil {
+			return nil, nil, err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, nil, usagef("%v", err)
+		}
+		f, err := objfile.ReadFile(path)
+		if err != nil {
+			return nil, nil, usagef("%v", err)
+		}
+		machine = uint16(f.Header.Machine)
+		units = append(units, &match.Unit{Name: p, Module: t.module, File: f, Object: plugin.File{Path: path, SHA256: update.Digest(b)}})
+	}
+	a, _, err := e.host.Arch(ctx, machine)
+	if err != nil {
+		return nil, nil, err
+	}
+	config, err := readKernelConfig(t.config)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, u := range units {
+		u.Target = arch.Target{Machine: machine, Facts: t.facts, Config: config, Module: t.module != ""}
+	}
+	return units, a, apply.Describe(ctx, a, units)
+}
+
+// readKernelConfig reads NAME=VALUE lines; an empty path gives an empty configuration.
+func readKernelConfig(path string) (map[string]string, error) {
+	out := map[string]string{}
+	if path == "" {
+		return out, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usagef("kernel configuration: %v", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "CONFIG_") {
+			out[name] = strings.Trim(value, `"`)
+		}
+	}
+	return out, nil
+}
+
+func diffCommand() *command {
+	var t target
+	return &command{
+		name: "diff", args: "PRE.o POST.o", summary: "pre-post differencing of two objects",
+		help: `Compares two objects, compiled with -ffunction-sections -fdata-sections from the source before and after a
+change, and lists changed, new and removed functions and data, each with the first reason.`,
+		example: "ksplice diff pre/sch_qfq.o post/sch_qfq.o",
+		flags:   t.flags,
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) != 2 {
+				return usagef("give two objects, not %d", len(args))
+			}
+			units, _, err := t.units(ctx, e, args)
+			if err != nil {
+				return err
+			}
+			object := func(u *match.Unit) *diff.Object { return &diff.Object{Name: u.Name, File: u.File, Desc: u.Desc} }
+			r, err := diff.Compare(object(units[0]), object(units[1]))
+			if err != nil {
+				return err
+			}
+			return e.result(diffRows(r), func(w io.Writer) {
+				rows := diffRows(r)
+				if len(rows) == 0 {
+					fmt.Fprintln(w, "no difference")
+				}
+				for _, row := range rows {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", row.Change, row.What, row.Name, row.Why)
+				}
+			})
+		},
+	}
+}
+
+// diffRow is one line of the result.
+type diffRow struct {
+	Change string `json:"change"` // changed, new, removed, refused
+	What   string `json:"what"`   // function, data, section
+	Name   string `json:"name"`
+	Why    string `json:"why,omitempty"`
+}
+
+func diffRows(r *diff.Result) []diffRow {
+	var rows []diffRow
+	for _, f := range r.Functions {
+		rows = append(rows, diffRow{string(f.Kind), "function", f.Name, f.Why})
+	}
+	for _, d := range r.Data {
+		rows = append(rows, diffRow{string(d.Kind), "data", d.Name, d.Why})
+	}
+	for _, x := range r.Refusals {
+		rows = append(rows, diffRow{"refused", "section", x.Where, x.Reason})
+	}
+	return rows
+}
+
+func matchCommand() *command {
+	var t target
+	var against string
+	return &command{
+		name: "match", args: "OBJECT...", summary: "run-pre matching of plain objects",
+		help: `Compares every function of the objects with a kernel and prints a row each: matched and at which address, or the
+first mismatch with both instructions. The kernel is the running one (live), a kernel image (vmlinux or vmlinuz, read
+through the kallsyms tables inside it), or an ELF core of a machine.`,
+		example: "ksplice match --against /boot/vmlinuz-6.1.0-56-amd64 fs/exec.o",
+		flags: func(fs *pflag.FlagSet) {
+			fs.StringVar(&against, "against", "live", "live, or the path of a kernel image or of a core")
+			t.flags(fs)
+		},
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) == 0 {
+				return usagef("give at least one object")
+			}
+			k, done, err := openKernel(against)
+			if err != nil {
+				return err
+			}
+			defer done()
+			units, a, err := t.units(ctx, e, args)
+			if err != nil {
+				return err
+			}
+			sol, err := match.Run(ctx, k, a, units)
+			if err != nil {
+				return err
+			}
+			if err := e.result(struct {
+				Functions []match.Function `json:"functions"`
+				Stats     match.Stats      `json:"stats"`
+			}{sol.Functions, sol.Stats}, func(w io.Writer) {
+				for _, f := range sol.Functions {
+					where := f.Reason
+					if f.Status == match.StatusMatched {
+						where = fmt.Sprintf("%#x", f.Address)
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.Status, f.Object, f.Name, where)
+				}
+			}); err != nil {
+				return err
+			}
+			fmt.Fprintf(e.err, "%s functions, %s relocations, %s in %s, %s of it in the architecture plugin\n", thousands(sol.Stats.Functions),
+				thousands(sol.Stats.Relocations), size(int64(sol.Stats.Bytes)), milliseconds(sol.Stats.Time), milliseconds(sol.Stats.Plugin))
+			return sol.Err()
+		},
+	}
+}
+
+// openKernel opens the kernel to match against.
+func openKernel(against string) (k *kernel.Kernel, done func(), err error) {
+	done = func() {}
+	if against == "live" {
+		var memory kernel.Memory
+		if d, err := engine.Open(); err == nil {
+			memory, done = d, func() { d.Close() }
+		}
+		k, err = kernel.Live(kernel.LiveOptions{Memory: memory})
+		return k, done, err
+	}
+	core, err := kernel.IsCore(against)
+	if err != nil {
+		return nil, done, usagef("--against: %v", err)
+	}
+	if core {
+		k, err = kernel.Core(against)
+	} else {
+		k, err = kernel.Image(against)
+	}
+	return k, done, err
+}

@@ -1,0 +1,451 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/ksplice/ksplice/core/bind"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+// Options steer the pipelines.
+type Options struct {
+	Arch arch.Arch
+	Log  hclog.Logger
+	// Attempts is how often the commit is tried while threads stand in the way, Interval the time between.
+	Attempts int
+	Interval time.Duration
+}
+
+// ErrModuleNotLoaded says that a part's target is not there.
+var ErrModuleNotLoaded = errors.New("the module is not loaded; load it first")
+
+// rematches is how often matching starts again when run changed, legally, between match and commit (a tracer, a static key).
+const rematches = 3
+
+// Report is what check and apply tell.
+type Report struct {
+	ID     string      `json:"id"`
+	Match  match.Stats `json:"matched"`
+	Notes  []string    `json:"notes,omitempty"`
+	Result Commit      `json:"commit,omitzero"`
+	// Functions are the replaced functions, by part.
+	Functions []string `json:"functions"`
+	// DeadProbes are probes inside replaced functions: they are not reached any more.
+	DeadProbes []string `json:"dead_probes,omitempty"`
+	// Stages is the wall time of each stage.
+	Stages []Stage `json:"stages"`
+}
+
+// Commit is how the commit went.
+type Commit struct {
+	Pause    time.Duration `json:"pause_ns"`
+	Attempts int           `json:"attempts"`
+}
+
+// Stage is the time one stage took.
+type Stage struct {
+	Name string        `json:"name"`
+	Time time.Duration `json:"time_ns"`
+}
+
+// ConflictError says that threads stand in the way.
+type ConflictError struct {
+	Conflicts []engine.Conflict
+	Attempts  int
+}
+
+// Error implements error.
+func (e *ConflictError) Error() string {
+	if len(e.Conflicts) == 0 {
+		return fmt.Sprintf("threads were in the affected functions at each of %d attempts; try again later", e.Attempts)
+	}
+	c := e.Conflicts[0]
+	s := fmt.Sprintf("process %d (%s) is in %s", c.PID, c.Command, c.Function)
+	if n := len(e.Conflicts) - 1; n > 0 {
+		s += fmt.Sprintf(", and %d more", n)
+	}
+	return s + fmt.Sprintf("; nothing was changed in %d attempts; try again when it has left", e.Attempts)
+}
+
+// CommitError says that the kernel module refused.
+type CommitError struct {
+	Cause engine.Cause
+	Where string
+	Err   error
+}
+
+// Error implements error.
+func (e *CommitError) Error() string {
+	s := fmt.Sprintf("the kernel module refused: %s", e.Cause)
+	if e.Where != "" {
+		s += ": " + e.Where
+	}
+	if e.Err != nil {
+		s += fmt.Sprintf(" (%v)", e.Err)
+	}
+	return s
+}
+
+// session is one run of a pipeline.
+type session struct {
+	opts   Options
+	u      *update.Update
+	dir    string
+	report Report
+	start  time.Time
+}
+
+func newSession(u *update.Update, opts Options) (*session, error) {
+	dir, err := os.MkdirTemp("", "ksplice-*")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory to work in: %w", err)
+	}
+	s := &session{opts: opts, u: u, dir: dir, start: time.Now()}
+	s.report.ID = u.Manifest.ID
+	return s, nil
+}
+
+func (s *session) close() { os.RemoveAll(s.dir) }
+
+// stage notes that a stage begins; the one before it ends.
+func (s *session) stage(name string) {
+	now := time.Now()
+	if n := len(s.report.Stages); n > 0 {
+		s.report.Stages[n-1].Time = now.Sub(s.start)
+	}
+	s.start = now
+	if name != "" {
+		s.report.Stages = append(s.report.Stages, Stage{Name: name})
+		s.opts.Log.Debug("stage", "name", name, "id", s.u.Manifest.ID)
+	}
+}
+
+// Check proves that the update fits the running kernel and touches nothing. It works without the kernel module.
+func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error) {
+	s, err := newSession(u, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	s.stage("read")
+	var memory kernel.Memory
+	if d, err := engine.Open(); err == nil {
+		defer d.Close()
+		memory = d
+	}
+	if err := notApplied(u.Manifest.ID); err != nil {
+		return nil, err
+	}
+	k, err := kernel.Live(kernel.LiveOptions{Memory: memory})
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.match(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	s.stage("bind")
+	if _, err := s.bind(in); err != nil {
+		return nil, err
+	}
+	s.stage("")
+	return &s.report, nil
+}
+
+func notApplied(id string) error {
+	updates, err := engine.Updates()
+	if err != nil {
+		return err
+	}
+	for _, a := range updates {
+		if a.ID == id && a.Stage == "applied" {
+			return fmt.Errorf("update %s: %w", id, engine.ErrApplied)
+		}
+	}
+	return nil
+}
+
+// match identifies the kernel, and matches all units.
+func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, error) {
+	if err := identify(&s.u.Manifest, k); err != nil {
+		return nil, err
+	}
+	for _, p := range s.u.Manifest.Parts {
+		if _, ok := k.Modules[p.Target]; p.Target != "vmlinux" && !ok {
+			return nil, fmt.Errorf("part %s: module %s: %w", p.Name, p.Target, ErrModuleNotLoaded)
+		}
+	}
+	s.stage("describe")
+	units, err := units(ctx, s.u, s.opts.Arch, s.dir)
+	if err != nil {
+		return nil, err
+	}
+	s.stage("match")
+	sol, err := match.Run(ctx, k, s.opts.Arch, units)
+	if err != nil {
+		return nil, err
+	}
+	s.report.Match = sol.Stats
+	if err := sol.Err(); err != nil {
+		return nil, err
+	}
+	return &bind.Input{Kernel: k, Manifest: &s.u.Manifest, Units: units, Solution: sol}, nil
+}
+
+// bind binds all parts, and fills in what the report says of them.
+func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
+	tracing, err := in.Kernel.Tracing()
+	if err != nil {
+		return nil, err
+	}
+	s.report.Functions, s.report.DeadProbes, s.report.Notes = nil, nil, nil
+	var out []*bind.Binding
+	for i := range s.u.Manifest.Parts {
+		p := &s.u.Manifest.Parts[i]
+		b, err := bind.Part(in, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, b)
+		s.report.Notes = append(s.report.Notes, p.Notes...)
+		for _, f := range p.Functions {
+			if f.Fragment {
+				continue
+			}
+			s.report.Functions = append(s.report.Functions, f.Name)
+			if m, ok := in.Solution.Function(f.Unit, f.Symbol); ok {
+				s.report.DeadProbes = append(s.report.DeadProbes, deadProbes(tracing.Kprobes, f.Name, m.Code, f.Redirect.Window.Offset, m.RunSize)...)
+			}
+		}
+	}
+	return out, nil
+}
+
+// deadProbes lists the probes in code that a redirect at offset window of it cuts off.
+func deadProbes(kprobes []uint64, name string, code, window, size uint64) []string {
+	var out []string
+	for _, p := range kprobes {
+		if p-code >= window && p-code < size {
+			out = append(out, fmt.Sprintf("%s+%#x", name, p-code))
+		}
+	}
+	return out
+}
+
+// Apply applies the update: pin, read, match, bind, load, commit, verify. It leaves nothing behind when it fails.
+func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error) {
+	unlock, err := engine.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := notApplied(u.Manifest.ID); err != nil {
+		return nil, err
+	}
+	s, err := newSession(u, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	s.stage("clear")
+	if err := removeOrphans(ctx, opts.Log); err != nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		err := s.attempt(ctx)
+		if err == nil {
+			s.stage("")
+			return &s.report, nil
+		}
+		var refused *CommitError
+		changed := errors.As(err, &refused) && (refused.Cause == engine.CauseChanged || refused.Cause == engine.CauseWindow)
+		if !changed || try > rematches {
+			return nil, err
+		}
+		opts.Log.Info("the running code changed between match and commit; matching again", "why", err)
+	}
+}
+
+func removeOrphans(ctx context.Context, log hclog.Logger) error {
+	names, err := engine.RemoveOrphans(ctx)
+	if len(names) > 0 {
+		log.Info("removed parts that an earlier run left behind", "parts", strings.Join(names, " "))
+	}
+	return err
+}
+
+// attempt runs one transaction.
+func (s *session) attempt(ctx context.Context) (err error) {
+	m := &s.u.Manifest
+	s.stage("begin")
+	d, err := engine.Open()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Begin(m.ID, engine.OpApply, len(m.Parts)); err != nil {
+		return err
+	}
+	s.stage("pin")
+	for _, p := range m.Parts {
+		if p.Target == "vmlinux" {
+			continue
+		}
+		if err := d.Pin(p.Target); err != nil {
+			return err
+		}
+	}
+	s.stage("read")
+	k, err := kernel.Live(kernel.LiveOptions{Memory: d})
+	if err != nil {
+		return err
+	}
+	in, err := s.match(ctx, k)
+	if err != nil {
+		return err
+	}
+	s.stage("bind")
+	in.KeyCopy = d.KeyCopy
+	bindings, err := s.bind(in)
+	if err != nil {
+		return err
+	}
+	if err := pinOwners(d, m, bindings); err != nil {
+		return err
+	}
+	s.stage("load")
+	var loaded []string
+	defer func() {
+		if err != nil {
+			d.Close() // drops the transaction, which lets the parts go
+			for _, name := range slices.Backward(loaded) {
+				err = errors.Join(err, engine.Unload(context.WithoutCancel(ctx), name))
+			}
+		}
+	}()
+	var windows []engine.Window
+	for _, b := range bindings {
+		if uint32(len(b.Values)) > d.Info().Slots {
+			return fmt.Errorf("part %s has %d slots, the kernel module %d", b.Part.Name, len(b.Values), d.Info().Slots)
+		}
+		if err := d.SetSlots(b.Values); err != nil {
+			return err
+		}
+		if err := engine.Load(b.Part.Name, s.u.Files[b.Part.File]); err != nil {
+			return err
+		}
+		loaded = append(loaded, b.Part.Name)
+		windows = append(windows, b.Windows...)
+	}
+	s.stage("commit")
+	if err := d.Expect(windows); err != nil {
+		return err
+	}
+	result, err := d.Commit(ctx, s.opts.Attempts, s.opts.Interval)
+	if err != nil {
+		return err
+	}
+	if err := outcome(result); err != nil {
+		return err
+	}
+	s.report.Result = Commit{Pause: result.Pause, Attempts: result.Attempts}
+	loaded = nil // they are the kernel's now
+	s.stage("verify")
+	return verify(d, m)
+}
+
+// pinOwners holds every module that a value lies in, beyond the targets, which are held already.
+func pinOwners(d *engine.Device, m *update.Manifest, bindings []*bind.Binding) error {
+	held := map[string]bool{}
+	for _, p := range m.Parts {
+		held[p.Target] = true
+	}
+	var names []string
+	for _, b := range bindings {
+		for _, n := range b.Modules {
+			// The kernel module itself: private key copies lie there, and the parts depend on it.
+			if !held[n] && n != "ksplice" {
+				held[n] = true
+				names = append(names, n)
+			}
+		}
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		if err := d.Pin(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func outcome(r *engine.Result) error {
+	switch r.Cause {
+	case engine.CauseOK:
+		if r.Errno != 0 {
+			return &CommitError{r.Cause, r.Where, r.Errno}
+		}
+		return nil
+	case engine.CauseConflict:
+		return &ConflictError{r.Conflicts, r.Attempts}
+	}
+	e := &CommitError{Cause: r.Cause, Where: r.Where}
+	if r.Errno != 0 {
+		e.Err = r.Errno
+	}
+	return e
+}
+
+// verify reads back what the commit wrote: each jump must lead to its replacement.
+func verify(d *engine.Device, m *update.Manifest) error {
+	updates, err := engine.Updates()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(updates, func(a engine.Applied) bool { return a.ID == m.ID && a.Stage == "applied" })
+	if i < 0 {
+		return fmt.Errorf("verify: the kernel module does not list %s as applied", m.ID)
+	}
+	changes := map[string]engine.Change{}
+	for _, c := range updates[i].Functions {
+		changes[c.Part+"\x00"+c.Name+"\x00"+fmt.Sprint(c.Size)] = c
+	}
+	for _, p := range m.Parts {
+		for _, f := range p.Functions {
+			if f.Fragment || f.Redirect.Kind != arch.RedirectJump {
+				continue
+			}
+			c, ok := changes[p.Name+"\x00"+f.Name+"\x00"+fmt.Sprint(f.Size)]
+			if !ok {
+				return fmt.Errorf("verify: the kernel module does not list %s of part %s", f.Name, p.Name)
+			}
+			at := c.Code + f.Redirect.Window.Offset
+			want, err := jump(&f.Redirect, at, c.Replacement)
+			if err != nil {
+				return fmt.Errorf("verify %s: %w", f.Name, err)
+			}
+			got := make([]byte, len(want))
+			if err := d.ReadMemory(got, at); err != nil {
+				return fmt.Errorf("verify %s: %w", f.Name, err)
+			}
+			if !bytes.Equal(got, want) {
+				return fmt.Errorf("verify %s: at %#x the kernel has % x, expected % x: undo the update and report this", f.Name, at, got, want)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+// Package apply holds the pipelines that run on the machine to be patched: check, apply, undo, status. They only say
+// in which order the stages run and what happens when one refuses; the stages are in match, bind and engine.
+package apply
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// WrongKernelError says that the update was made for another kernel.
+type WrongKernelError struct {
+	What, Want, Got string
+}
+
+// Error implements error.
+func (e *WrongKernelError) Error() string {
+	return fmt.Sprintf("the update is for another kernel: its %s is %q, this machine's is %q", e.What, e.Want, e.Got)
+}
+
+// identify refuses a kernel that is not the update's own. Matching would refuse it too; this says so in plain words.
+func identify(m *update.Manifest, k *kernel.Kernel) error {
+	for _, c := range []struct{ what, want, got string }{
+		{"release", m.Kernel.Release, k.Identity.Release},
+		{"version", m.Kernel.Version, k.Identity.Version},
+		{"build id", m.Kernel.BuildID, k.Identity.BuildID},
+	} {
+		if c.want != "" && c.got != "" && c.want != c.got {
+			return &WrongKernelError{c.what, c.want, c.got}
+		}
+	}
+	if k.Identity.Machine != 0 && k.Identity.Machine != m.Kernel.Machine {
+		return &WrongKernelError{"ELF machine", fmt.Sprint(m.Kernel.Machine), fmt.Sprint(k.Identity.Machine)}
+	}
+	return nil
+}
+
+// units unpacks the update's pre objects into dir and describes them.
+func units(ctx context.Context, u *update.Update, a arch.Arch, dir string) ([]*match.Unit, error) {
+	var out []*match.Unit
+	for i, mu := range u.Manifest.Units {
+		b := u.Files[mu.Pre]
+		path := filepath.Join(dir, fmt.Sprintf("%04d-%s", i, strings.ReplaceAll(mu.Object, "/", "_")))
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			return nil, fmt.Errorf("unpack pre object: %w", err)
+		}
+		out = append(out, &match.Unit{Name: mu.Object, Module: mu.Module, Object: plugin.File{Path: path, SHA256: mu.SHA256},
+			Target: arch.Target{Machine: u.Manifest.Kernel.Machine, Facts: u.Manifest.Facts, Config: u.Manifest.Config, Module: mu.Module != ""}})
+	}
+	return out, Describe(ctx, a, out)
+}
+
+// Describe reads the units' objects and asks the architecture plugin about them, in one call for each kind of target.
+func Describe(ctx context.Context, a arch.Arch, units []*match.Unit) error {
+	for _, module := range []bool{false, true} {
+		var req arch.DescribeRequest
+		var of []*match.Unit
+		for _, u := range units {
+			if u.Target.Module != module {
+				continue
+			}
+			f, err := objfile.ReadFile(u.Object.Path)
+			if err != nil {
+				return fmt.Errorf("read object %s: %w", u.Name, err)
+			}
+			u.File = f
+			req.Target = u.Target
+			req.Objects = append(req.Objects, u.Object)
+			of = append(of, u)
+		}
+		if len(of) == 0 {
+			continue
+		}
+		resp, err := a.Describe(ctx, &req)
+		if err != nil {
+			return fmt.Errorf("describe objects: %w", err)
+		}
+		if len(resp.Objects) != len(of) {
+			return fmt.Errorf("describe objects: the architecture plugin described %d of %d", len(resp.Objects), len(of))
+		}
+		for i, u := range of {
+			u.Desc = &resp.Objects[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,273 @@
+// Package bind turns what matching solved into the values of a part's slots for this boot: addresses, private copies
+// of static keys that are read-only for good, places of runtime constants. It also says which modules must be held.
+// The check and apply pipelines call it.
+package bind
+
+import (
+	"bytes"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+// Input is what binding works from.
+type Input struct {
+	Kernel   *kernel.Kernel
+	Manifest *update.Manifest
+	// Units are the update's pre objects, in the manifest's order, as they were matched.
+	Units    []*match.Unit
+	Solution *match.Solution
+	// KeyCopy returns the address of a private copy of a static key; nil (a dry run): the key itself is used.
+	KeyCopy func(key uint64) (uint64, error)
+}
+
+// Binding is the outcome for one part.
+type Binding struct {
+	Part *update.Part
+	// Values are the slots' values, by number.
+	Values []uint64
+	// Modules are the kernel modules that any value lies in, sorted; without the kernel proper.
+	Modules []string
+	// Windows are the bytes that matching saw where jumps will be written.
+	Windows []engine.Window
+}
+
+// Error says which slot or function cannot be bound, and why.
+type Error struct {
+	Part, Name, Reason string
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("bind part %s: %s: %s", e.Part, e.Name, e.Reason) }
+
+// Part binds one part.
+func Part(in *Input, part *update.Part) (*Binding, error) {
+	b := &Binding{Part: part, Values: make([]uint64, len(part.Slots))}
+	modules := map[string]bool{}
+	for i := range part.Slots {
+		s := &part.Slots[i]
+		v, err := in.slot(part, s)
+		if err != nil {
+			return nil, err
+		}
+		if !reachable(v) {
+			return nil, &Error{part.Name, s.Name, fmt.Sprintf("its value %#x is out of reach of a module's 32-bit references", v)}
+		}
+		b.Values[i] = v
+		if n := in.owner(v); n != "" {
+			modules[n] = true
+		}
+	}
+	for i := range part.Functions {
+		f := &part.Functions[i]
+		w, owner, err := in.window(part, f)
+		if err != nil {
+			return nil, err
+		}
+		if owner != "" {
+			modules[owner] = true
+		}
+		if w != nil {
+			b.Windows = append(b.Windows, *w)
+		}
+	}
+	for n := range modules {
+		b.Modules = append(b.Modules, n)
+	}
+	sort.Strings(b.Modules)
+	return b, nil
+}
+
+// reachable says that S reaches any place where modules live: it lies in the top 2 GiB, or it is a per-cpu offset or
+// zero, small enough to wrap (arch/x86/kernel/module.c applies PC32 and PLT32 without an overflow check; MODULES_VADDR
+// and MODULES_END in arch/x86/include/asm/pgtable_64_types.h).
+func reachable(v uint64) bool { return v >= 0xffffffff80000000 || v < 1<<30 }
+
+func (in *Input) owner(v uint64) string {
+	for _, m := range in.Kernel.Modules {
+		if v-m.Base < m.Size {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+func (in *Input) slot(part *update.Part, s *update.Slot) (uint64, error) {
+	fail := func(format string, args ...any) (uint64, error) {
+		return 0, &Error{part.Name, s.Name, fmt.Sprintf(format, args...)}
+	}
+	switch s.Kind {
+	case update.SlotSymbol:
+		v, err := in.symbol(part, s)
+		if err != nil {
+			return 0, err
+		}
+		if s.AddressTaken {
+			if err := in.landing(part, s, v); err != nil {
+				return 0, err
+			}
+		}
+		return v, nil
+	case update.SlotKey:
+		v, err := in.symbol(part, s)
+		if err != nil || in.KeyCopy == nil || !in.Kernel.ReadOnlyAfterInit(v) {
+			return v, err
+		}
+		copied, err := in.KeyCopy(v)
+		if err != nil {
+			return fail("its key is read-only after init and cannot be copied: %v", err)
+		}
+		return copied, nil
+	case update.SlotCode:
+		f, ok := in.Solution.Function(s.Unit, s.Symbol)
+		if !ok || f.Status != match.StatusMatched {
+			return fail("the function is not matched")
+		}
+		return f.Code, nil
+	case update.SlotField:
+		a, ok := in.Solution.Field(s.Unit, s.Function, s.At)
+		if !ok {
+			return fail("matching gave no address for the constant at +%#x", s.At)
+		}
+		ref, err := in.ref(s)
+		if err != nil {
+			return fail("%v", err)
+		}
+		return a - uint64(ref.Offset), nil
+	case update.SlotConst:
+		for ui, u := range in.Units {
+			for i := range u.Desc.Sites {
+				site := &u.Desc.Sites[i]
+				if site.Kind != arch.SiteRuntimeConst || site.Detail != s.Name {
+					continue
+				}
+				if a, ok := in.siteAddress(ui, site); ok {
+					return a, nil
+				}
+			}
+		}
+		return fail("no matched function has a site of this runtime constant")
+	}
+	return fail("slot kind %q is not known", s.Kind)
+}
+
+// symbol returns a symbol's run value: solved by matching, or, where only new code names it, by an export of that name.
+// Source of the rule: what no matched code names, nobody has proved; an export is a promise of the kernel's own.
+func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
+	if s.Unit >= 0 {
+		if v, ok := in.Solution.Value(s.Unit, s.Symbol); ok {
+			return v, nil
+		}
+	}
+	candidates := in.Kernel.Symbols.Lookup(s.Name)
+	var exported []kernel.Symbol
+	for _, c := range candidates {
+		// Static-call trampolines are exported with their key, or named by generated code only (include/linux/static_call.h).
+		if strings.HasPrefix(s.Name, "__SCT__") || len(in.Kernel.Symbols.LookupIn(c.Module, "__ksymtab_"+s.Name)) > 0 {
+			exported = append(exported, c)
+		}
+	}
+	if part.Target != "vmlinux" && s.Name == "__this_module" {
+		exported = in.Kernel.Symbols.LookupIn(part.Target, s.Name)
+	}
+	switch {
+	case len(exported) == 1:
+		return exported[0].Address, nil
+	case len(exported) > 1:
+		return 0, &Error{part.Name, s.Name, fmt.Sprintf("%d symbols of the running kernel have this name", len(exported))}
+	case len(candidates) > 0:
+		return 0, &Error{part.Name, s.Name, "only new code names it and it is not exported, so nothing proves where it is; " +
+			"name the unit that defines it when the update is made (create --unit FILE)"}
+	}
+	return 0, &Error{part.Name, s.Name, "the running kernel has no such symbol"}
+}
+
+// landing refuses a function whose landing pad for indirect branches run has sealed (arch/x86/kernel/alternative.c,
+// apply_seal_endbr, 6.12; apply_ibt_endbr, 6.1) and whose address the part takes: calling it through a pointer would fault.
+func (in *Input) landing(part *update.Part, s *update.Slot, v uint64) error {
+	for ui, u := range in.Units {
+		for i := range u.Desc.Functions {
+			fn := &u.Desc.Functions[i]
+			f, ok := in.Solution.Function(ui, fn.Symbol)
+			if !ok || f.Address != v || !fn.Endbr || len(f.Run) < 4 {
+				continue
+			}
+			section := u.File.Sections[fn.Section].Data
+			if fn.Offset+4 <= uint64(len(section)) && !bytes.Equal(section[fn.Offset:fn.Offset+4], f.Run[:4]) {
+				return &Error{part.Name, s.Name, "the update takes the function's address, but the running kernel has sealed " +
+					"its entry against indirect calls"}
+			}
+		}
+	}
+	return nil
+}
+
+// ref finds the reference at a field slot's place.
+func (in *Input) ref(s *update.Slot) (*arch.Ref, error) {
+	u := in.Units[s.Unit]
+	fn := functionOf(u, s.Function)
+	if fn == nil {
+		return nil, fmt.Errorf("the pre object has no function with symbol %d", s.Function)
+	}
+	at := fn.Offset + s.At
+	refs := u.Desc.Refs
+	i := sort.Search(len(refs), func(i int) bool {
+		return refs[i].Section > fn.Section || refs[i].Section == fn.Section && refs[i].At >= at
+	})
+	if i == len(refs) || refs[i].Section != fn.Section || refs[i].At != at {
+		return nil, fmt.Errorf("the pre object has no reference at +%#x", s.At)
+	}
+	return &refs[i], nil
+}
+
+func functionOf(u *match.Unit, symbol uint32) *arch.Function {
+	for i := range u.Desc.Functions {
+		if u.Desc.Functions[i].Symbol == symbol {
+			return &u.Desc.Functions[i]
+		}
+	}
+	return nil
+}
+
+// siteAddress returns where a site of a pre object lies in run.
+func (in *Input) siteAddress(unit int, site *arch.Site) (uint64, bool) {
+	u := in.Units[unit]
+	for i := range u.Desc.Functions {
+		fn := &u.Desc.Functions[i]
+		if fn.Section != site.Section || site.At < fn.Offset || site.At >= fn.Offset+fn.Size {
+			continue
+		}
+		f, ok := in.Solution.Function(unit, fn.Symbol)
+		if ok && f.Status == match.StatusMatched && !f.Resized {
+			return f.Code + site.At - fn.Offset, true
+		}
+	}
+	return 0, false
+}
+
+// window returns the bytes of run where a function's jump will stand, and the module that its code lies in.
+func (in *Input) window(part *update.Part, f *update.Function) (*engine.Window, string, error) {
+	m, ok := in.Solution.Function(f.Unit, f.Symbol)
+	switch {
+	case !ok || m.Status != match.StatusMatched:
+		return nil, "", &Error{part.Name, f.Name, "the function is not matched"}
+	case m.Resized:
+		return nil, "", &Error{part.Name, f.Name, "the running kernel's code uses shorter forms of jumps than the update's own; " +
+			"the kernel module cannot check such a function"}
+	}
+	owner := in.owner(m.Code)
+	if f.Fragment || f.Redirect.Kind != arch.RedirectJump {
+		return nil, owner, nil
+	}
+	w := f.Redirect.Window
+	if w.Offset+w.Length > uint64(len(m.Run)) {
+		return nil, "", &Error{part.Name, f.Name, "the place for the jump lies outside the function"}
+	}
+	return &engine.Window{Address: m.Code + w.Offset, Bytes: m.Run[w.Offset : w.Offset+w.Length]}, owner, nil
+}

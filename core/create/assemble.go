@@ -1,0 +1,199 @@
+package create
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/part"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/backend"
+)
+
+// vmlinux is the target's name for the kernel proper.
+const vmlinux = "vmlinux"
+
+// assemble makes the parts and the update.
+func (r *run) assemble(ctx context.Context) (*update.Update, error) {
+	units := r.kept()
+	text := r.o.Patch
+	if r.o.Reverse {
+		text = r.patches[len(r.patches)-1].Bytes()
+	}
+	u := &update.Update{Files: map[string][]byte{"patch.diff": text}}
+	m := &u.Manifest
+	m.Description = r.o.Description
+	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, Banner: r.tree.Banner, Machine: r.tree.Machine}
+	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: r.tree.CompilerVersion}
+	m.Facts, m.Config = r.target.Facts, r.target.Config
+	m.Patch = update.Patch{File: "patch.diff", SHA256: update.Digest(text)}
+	for _, f := range r.patches[len(r.patches)-1].Files {
+		m.Patch.Files = append(m.Patch.Files, update.PatchFile{Path: f.Path(), Added: f.Added, Removed: f.Removed})
+	}
+	for _, b := range r.o.Base {
+		m.Base = append(m.Base, b.Manifest.ID)
+	}
+	pieces := [][]byte{[]byte(m.Kernel.Release), []byte(m.Kernel.Version), text, []byte(m.Description), []byte(strings.Join(m.Base, " "))}
+	for _, x := range units {
+		pieces = append(pieces, []byte(x.Object), x.pre.bytes, x.post.bytes)
+	}
+	m.ID = update.ID(pieces...)
+	r.report.ID = m.ID
+
+	targets := map[string][]int{} // indices in units
+	for i, x := range units {
+		name := path.Join("pre", strings.ReplaceAll(x.Object, "/", "_"))
+		u.Files[name] = x.pre.bytes
+		m.Units = append(m.Units, update.Unit{Source: x.Source, Object: x.Object, Module: x.Module, Pre: name, SHA256: update.Digest(x.pre.bytes)})
+		if x.differs() {
+			t := x.Module
+			if t == "" {
+				t = vmlinux
+			}
+			targets[t] = append(targets[t], i)
+		}
+	}
+	names := make([]string, 0, len(targets))
+	for t := range targets {
+		names = append(names, t)
+	}
+	sort.Strings(names)
+	for _, t := range names {
+		p, ko, err := r.part(ctx, m, t, units, targets[t])
+		if err != nil {
+			return nil, err
+		}
+		m.Parts = append(m.Parts, *p)
+		u.Files[p.File] = ko
+	}
+	return u, nil
+}
+
+// kept returns the units that travel with the update: those with differences, and those that were asked for.
+func (r *run) kept() []*unit {
+	asked := map[string]bool{}
+	for _, s := range r.o.Units {
+		asked[s] = true
+	}
+	var out []*unit
+	for _, u := range r.units {
+		if u.differs() || asked[u.Source] {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+func (u *unit) differs() bool { return len(u.result.Functions) > 0 }
+
+// part makes one part.
+func (r *run) part(ctx context.Context, m *update.Manifest, target string, units []*unit, which []int) (*update.Part, []byte, error) {
+	in := part.Input{ID: m.ID, Target: target, Name: engine.PartName(m.ID, target), Description: m.Description, MaxSlots: maxSlots}
+	for _, i := range which {
+		x := units[i]
+		input := part.UnitInput{Unit: x.Unit, Index: i, Pre: x.pre.diff, Post: x.post.diff, Result: x.result}
+		closure, err := x.result.Closure()
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", x.Object, err)
+		}
+		input.Closure = closure
+		if input.Fixup, err = r.fixup(ctx, x, closure); err != nil {
+			return nil, nil, err
+		}
+		if input.Redirects, err = r.redirects(ctx, x); err != nil {
+			return nil, nil, err
+		}
+		in.Units = append(in.Units, input)
+	}
+	out, err := part.Build(&in)
+	if err != nil {
+		return nil, nil, &RefusedError{[]string{err.Error()}}
+	}
+	var objects []string
+	for i, f := range append(out.Objects, out.Description) {
+		p := filepath.Join(r.dir, fmt.Sprintf("%s-%d.o", in.Name, i))
+		if err := f.WriteFile(p); err != nil {
+			return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
+		}
+		objects = append(objects, p)
+	}
+	link := &backend.LinkRequest{Tree: r.tree, Name: in.Name, Glue: map[string]string{"glue.c": out.Glue}, Objects: objects, Script: out.Script,
+		Provided: map[string]string{"ksplice_part_register": "ksplice", "ksplice_part_unregister": "ksplice", "ksplice_part": "ksplice"}}
+	resp, err := r.o.Builder.Link(ctx, link, r.o.Progress)
+	if err != nil {
+		return nil, nil, fmt.Errorf("link part %s: %w", in.Name, err)
+	}
+	ko, err := os.ReadFile(resp.Module)
+	if err != nil {
+		return nil, nil, fmt.Errorf("link part %s: %w", in.Name, err)
+	}
+	return &update.Part{Target: target, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
+		Functions: out.Functions, New: out.New, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
+}
+
+// fixup asks how the extracted code must be edited to live in a module.
+func (r *run) fixup(ctx context.Context, u *unit, c *diff.Closure) (*arch.FixupResponse, error) {
+	req := &arch.FixupRequest{Target: r.targetOf(u.Module != ""), Object: u.post.stripped, Sections: c.SectionIndices()}
+	resp, err := r.arch.Fixup(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("%s: fix up extracted code: %w", u.Object, err)
+	}
+	var reasons []string
+	for i := range resp.Refusals {
+		reasons = append(reasons, u.Object+": "+resp.Refusals[i].Error())
+	}
+	if len(reasons) > 0 {
+		return nil, &RefusedError{reasons}
+	}
+	return resp, nil
+}
+
+// redirects asks how each changed function can be redirected.
+func (r *run) redirects(ctx context.Context, u *unit) (map[uint32]arch.Redirect, error) {
+	req := &arch.RedirectRequest{Target: r.targetOf(u.Module != ""), Object: u.pre.stripped}
+	var names []string
+	for _, f := range u.result.Functions {
+		if f.Kind == diff.Changed {
+			req.Functions = append(req.Functions, uint32(f.Pre.Index))
+			names = append(names, f.Name)
+		}
+	}
+	resp, err := r.arch.Redirect(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("%s: redirect functions: %w", u.Object, err)
+	}
+	if len(resp.Redirects) != len(req.Functions) {
+		return nil, fmt.Errorf("%s: the architecture plugin gave %d redirects for %d functions", u.Object, len(resp.Redirects), len(req.Functions))
+	}
+	out := map[uint32]arch.Redirect{}
+	for i, x := range resp.Redirects {
+		out[req.Functions[i]] = x
+	}
+	return out, r.refuseRedirects(u, req.Functions, names, out)
+}
+
+// refuseRedirects refuses functions that cannot be redirected. Pieces split off a function are entered through it alone and need none.
+func (r *run) refuseRedirects(u *unit, symbols []uint32, names []string, redirects map[uint32]arch.Redirect) error {
+	fragment := map[uint32]bool{}
+	for i := range u.pre.diff.Desc.Functions {
+		f := &u.pre.diff.Desc.Functions[i]
+		fragment[f.Symbol] = f.Parent >= 0
+	}
+	var reasons []string
+	for i, s := range symbols {
+		if x := redirects[s]; x.Kind == arch.RedirectNone && !fragment[s] {
+			reasons = append(reasons, fmt.Sprintf("%s: %s cannot be redirected: %s", u.Object, names[i], x.Reason))
+		}
+	}
+	if len(reasons) > 0 {
+		return &RefusedError{reasons}
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package create
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/build"
+	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/semantic"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// unit is one affected translation unit on its way through the pipeline.
+type unit struct {
+	backend.Unit
+	pre, post *side
+	// extra says that the unit is only there to be matched: it has no differences.
+	result *diff.Result
+}
+
+// side is a unit before or after the patch.
+type side struct {
+	object   build.Object // as compiled, with debug information
+	stripped plugin.File  // without
+	bytes    []byte       // of stripped
+	diff     *diff.Object
+}
+
+// compile compiles all units before and after the patch. Where there are many, the first goes ahead of the others, so that
+// a change of layout is refused before the rest is compiled.
+func (r *run) compile(ctx context.Context) error {
+	groups := [][]*unit{r.units}
+	if len(r.units) > 1 {
+		groups = [][]*unit{r.units[:1], r.units[1:]}
+	}
+	for i, g := range groups {
+		if err := r.compileGroup(ctx, g); err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := r.layout(g); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) compileGroup(ctx context.Context, group []*unit) error {
+	units := make([]backend.Unit, len(group))
+	for i, u := range group {
+		units[i] = u.Unit
+	}
+	for _, s := range []struct {
+		name  string
+		files map[string][]byte
+		set   func(*unit, *side)
+	}{
+		{"pre", r.pre, func(u *unit, s *side) { u.pre = s }},
+		{"post", r.post, func(u *unit, s *side) { u.post = s }},
+	} {
+		r.stage(s.name)
+		objects, err := r.o.Builder.Compile(ctx, r.tree, build.CompileInput{Files: s.files, Units: units, Flags: flags, Jobs: r.o.Jobs}, r.o.Progress)
+		if err != nil {
+			return fmt.Errorf("compile %s: %w", s.name, err)
+		}
+		for i, o := range objects {
+			if o.Cached {
+				r.report.Cached++
+			}
+			sd := &side{object: o}
+			if err := r.strip(sd, fmt.Sprintf("%s-%s.o", s.name, strings.ReplaceAll(group[i].Object, "/", "_"))); err != nil {
+				return fmt.Errorf("%s: %w", group[i].Object, err)
+			}
+			s.set(group[i], sd)
+		}
+	}
+	return nil
+}
+
+// strip writes the object without debug information: what is compared, described and shipped.
+func (r *run) strip(s *side, name string) error {
+	f, err := objfile.ReadFile(s.object.Path)
+	if err != nil {
+		return err
+	}
+	f.StripDebug()
+	path := filepath.Join(r.dir, name)
+	if err := f.WriteFile(path); err != nil {
+		return err
+	}
+	if s.bytes, err = os.ReadFile(path); err != nil {
+		return err
+	}
+	s.stripped = plugin.File{Path: path, SHA256: update.Digest(s.bytes)}
+	// Read again: the numbers of sections and symbols are now those of the file that everybody sees.
+	if f, err = objfile.ReadFile(path); err != nil {
+		return err
+	}
+	s.diff = &diff.Object{File: f}
+	return nil
+}
+
+// layout refuses changed types. Source of the rule: objects of the old layout are alive when the new code begins to run.
+func (r *run) layout(group []*unit) error {
+	seen := map[string]bool{}
+	var reasons []string
+	for _, u := range group {
+		if u.pre.object.SHA256 == u.post.object.SHA256 {
+			continue
+		}
+		changes, err := semantic.CompareFiles(u.pre.object.Path, u.post.object.Path)
+		if err != nil {
+			return fmt.Errorf("%s: compare types: %w", u.Object, err)
+		}
+		for _, c := range changes {
+			text := fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over",
+				c.Kind, c.Name, c.Where, c.Detail)
+			if !seen[text] {
+				seen[text] = true
+				reasons = append(reasons, text)
+			}
+		}
+	}
+	if len(reasons) > 0 {
+		return &RefusedError{reasons}
+	}
+	return nil
+}
+
+// compare describes all objects and compares pre with post.
+func (r *run) compare(ctx context.Context) error {
+	if err := r.describe(ctx); err != nil {
+		return err
+	}
+	if err := r.layout(r.units); err != nil {
+		return err
+	}
+	var reasons []string
+	changed := false
+	for _, u := range r.units {
+		u.pre.diff.Name, u.post.diff.Name = u.Object, u.Object
+		res, err := diff.Compare(u.pre.diff, u.post.diff)
+		if err != nil {
+			return fmt.Errorf("%s: %w", u.Object, err)
+		}
+		u.result = res
+		for _, x := range res.Refusals {
+			text := fmt.Sprintf("%s: %s: %s", u.Object, x.Where, x.Reason)
+			if x.Fix != "" {
+				text += "; " + x.Fix
+			}
+			reasons = append(reasons, text)
+		}
+		c := Changed{Source: u.Source, Module: u.Module}
+		for _, f := range res.Functions {
+			switch f.Kind {
+			case diff.Changed:
+				c.Functions = append(c.Functions, f.Name)
+			case diff.New:
+				c.New = append(c.New, f.Name)
+			case diff.Removed:
+				c.Removed = append(c.Removed, f.Name)
+			}
+		}
+		for _, n := range res.Notes {
+			r.report.Notes = append(r.report.Notes, u.Object+": "+n)
+		}
+		if len(c.Functions)+len(c.New)+len(c.Removed) == 0 {
+			continue
+		}
+		changed = true
+		r.report.Changed = append(r.report.Changed, c)
+		r.o.Say("changed", sayChanged(&c))
+	}
+	if len(reasons) > 0 {
+		sort.Strings(reasons)
+		return &RefusedError{reasons}
+	}
+	if !changed {
+		return &RefusedError{[]string{"no function's object code changes: the running kernel would behave the same"}}
+	}
+	return nil
+}
+
+func sayChanged(c *Changed) string {
+	text := c.Source + ": " + strings.Join(c.Functions, " ")
+	if len(c.New) > 0 {
+		text += " new: " + strings.Join(c.New, " ")
+	}
+	if len(c.Removed) > 0 {
+		text += " removed: " + strings.Join(c.Removed, " ")
+	}
+	if c.Module != "" {
+		text += "     module " + c.Module
+	}
+	return text
+}
+
+// describe asks the architecture plugin about every object, in one call for each kind of target.
+func (r *run) describe(ctx context.Context) error {
+	for _, module := range []bool{false, true} {
+		req := &arch.DescribeRequest{Target: r.targetOf(module)}
+		var sides []*side
+		for _, u := range r.units {
+			if (u.Module != "") == module {
+				sides = append(sides, u.pre, u.post)
+			}
+		}
+		for _, s := range sides {
+			req.Objects = append(req.Objects, s.stripped)
+		}
+		if len(sides) == 0 {
+			continue
+		}
+		resp, err := r.arch.Describe(ctx, req)
+		if err != nil {
+			return fmt.Errorf("describe objects: %w", err)
+		}
+		if len(resp.Objects) != len(sides) {
+			return fmt.Errorf("describe objects: the architecture plugin described %d of %d", len(resp.Objects), len(sides))
+		}
+		for i, s := range sides {
+			s.diff.Desc = &resp.Objects[i]
+		}
+	}
+	return nil
+}
+
+func (r *run) targetOf(module bool) arch.Target {
+	t := r.target
+	t.Module = module
+	return t
+}

@@ -1,0 +1,348 @@
+// Package create is the pipeline that makes an update from a patch: tree, pre and post objects, differences, parts, file.
+// It only says in which order the stages run; the create command calls it.
+package create
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/ksplice/ksplice/core/build"
+	"github.com/ksplice/ksplice/core/patch"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+// flags are what pre and post are compiled with beyond the kernel's own: every function and datum in a section of its own.
+var flags = []string{"-ffunction-sections", "-fdata-sections"}
+
+// maxSlots is how many slots the kernel module has (kmod/slots.c); a part with more could not be loaded.
+const maxSlots = 8192
+
+// Options say what to make.
+type Options struct {
+	// Patch is the patch's text; Reverse takes it backwards.
+	Patch   []byte
+	Reverse bool
+	// Release is the kernel's `uname -r`; Version its `uname -v`, empty when not known.
+	Release, Version string
+	// Description is one line for people; empty: the patch's own subject, or its files.
+	Description string
+	// Base lists the updates that the new one stands on, lowest first.
+	Base []*update.Update
+	// Units names further units (source files) that are compiled and matched because new code names their symbols.
+	Units []string
+
+	BackendName string
+	ArchInfo    plugin.Info
+	// Arch gives the architecture plugin for an ELF machine number.
+	Arch    func(machine uint16) (arch.Arch, plugin.Info, error)
+	Builder *build.Builder
+	// Jobs bounds parallel compilers; 0: one a processor.
+	Jobs     int
+	Log      hclog.Logger
+	Progress plugin.ProgressFunc
+	// Say tells people what was found, while it is found.
+	Say func(key, text string)
+}
+
+// Report is what create tells.
+type Report struct {
+	ID     string        `json:"id"`
+	Kernel string        `json:"kernel"`
+	Banner string        `json:"banner"`
+	Tree   time.Duration `json:"tree_ns"`
+	Reused bool          `json:"tree_reused"`
+	// Units is the number of translation units that were compiled, Cached how many of the objects were in the cache.
+	Units   int       `json:"units"`
+	Cached  int       `json:"cached"`
+	Changed []Changed `json:"changed"`
+	Notes   []string  `json:"notes,omitempty"`
+	Stages  []Stage   `json:"stages"`
+}
+
+// Changed is one unit with differences.
+type Changed struct {
+	Source    string   `json:"source"`
+	Module    string   `json:"module,omitempty"`
+	Functions []string `json:"functions"`
+	New       []string `json:"new,omitempty"`
+	Removed   []string `json:"removed,omitempty"`
+}
+
+// Stage is the time one stage took.
+type Stage struct {
+	Name string        `json:"name"`
+	Time time.Duration `json:"time_ns"`
+}
+
+// RefusedError says why no update can be made of the patch. Every reason is listed, not only the first.
+type RefusedError struct {
+	Reasons []string
+}
+
+// Error implements error.
+func (e *RefusedError) Error() string {
+	if len(e.Reasons) == 1 {
+		return "the patch is refused: " + e.Reasons[0]
+	}
+	return fmt.Sprintf("the patch is refused for %d reasons:\n  %s", len(e.Reasons), strings.Join(e.Reasons, "\n  "))
+}
+
+// run is one run of the pipeline.
+type run struct {
+	o      Options
+	report Report
+	dir    string
+	since  time.Time
+
+	tree    *backend.Tree
+	arch    arch.Arch
+	target  arch.Target // facts and configuration, without Module
+	patches []*patch.Patch
+	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
+	post    map[string][]byte // the same after it; nil content: the file is gone
+	units   []*unit
+}
+
+// Create makes an update.
+func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
+	dir, err := os.MkdirTemp("", "ksplice-create-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	r := &run{o: o, dir: dir, since: time.Now()}
+	if r.o.Say == nil {
+		r.o.Say = func(string, string) {}
+	}
+	u, err := r.create(ctx)
+	r.stage("")
+	return u, &r.report, err
+}
+
+// stage notes that a stage begins; the one before it ends.
+func (r *run) stage(name string) {
+	now := time.Now()
+	if n := len(r.report.Stages); n > 0 {
+		r.report.Stages[n-1].Time = now.Sub(r.since)
+	}
+	r.since = now
+	if name != "" {
+		r.report.Stages = append(r.report.Stages, Stage{Name: name})
+	}
+}
+
+func (r *run) create(ctx context.Context) (*update.Update, error) {
+	if err := r.parse(); err != nil {
+		return nil, err
+	}
+	r.stage("tree")
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	r.stage("patch")
+	if err := r.applyPatches(); err != nil {
+		return nil, err
+	}
+	if err := r.affected(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.compile(ctx); err != nil {
+		return nil, err
+	}
+	r.stage("diff")
+	if err := r.compare(ctx); err != nil {
+		return nil, err
+	}
+	r.stage("link")
+	return r.assemble(ctx)
+}
+
+// parse reads the patch and those of the base, and refuses what no hot update can carry.
+func (r *run) parse() error {
+	for _, b := range r.o.Base {
+		p, err := patch.Parse(b.Files[b.Manifest.Patch.File])
+		if err != nil {
+			return fmt.Errorf("patch of update %s: %w", b.Manifest.ID, err)
+		}
+		r.patches = append(r.patches, p)
+	}
+	p, err := patch.Parse(r.o.Patch)
+	if err != nil {
+		return &RefusedError{[]string{err.Error()}}
+	}
+	if r.o.Reverse {
+		p = p.Reverse()
+	}
+	r.patches = append(r.patches, p)
+	var reasons []string
+	code := 0
+	for _, f := range p.Files {
+		switch c := patch.Classify(f.Path()); c.Class {
+		case patch.Refused:
+			reasons = append(reasons, f.Path()+": "+c.Reason)
+		case patch.Ignored:
+			r.report.Notes = append(r.report.Notes, f.Path()+": "+c.Reason)
+		default:
+			code++
+		}
+	}
+	if len(reasons) == 0 && code == 0 {
+		reasons = append(reasons, "it touches no code")
+	}
+	if len(reasons) > 0 {
+		return &RefusedError{reasons}
+	}
+	if r.o.Description == "" {
+		r.o.Description = p.Subject()
+	}
+	return nil
+}
+
+// prepare gets the tree, the architecture and the facts.
+func (r *run) prepare(ctx context.Context) error {
+	start := time.Now()
+	tree, err := r.o.Builder.Prepare(ctx, r.o.Release, r.o.Version, r.o.Progress)
+	if err != nil {
+		return err
+	}
+	r.tree = tree
+	r.report.Kernel, r.report.Banner, r.report.Tree, r.report.Reused = tree.Release, tree.Banner, time.Since(start), tree.Reused
+	r.o.Say("kernel", fmt.Sprintf("%s (%s) by backend %s", tree.Release, tree.Banner, r.o.BackendName))
+	again := " (next time: cached)"
+	if tree.Reused {
+		again = " (cached)"
+	}
+	r.o.Say("tree", fmt.Sprintf("ready in %.1f s%s", r.report.Tree.Seconds(), again))
+	for _, b := range r.o.Base {
+		if k := b.Manifest.Kernel; k.Release != tree.Release || k.Version != tree.Version {
+			return &RefusedError{[]string{fmt.Sprintf("update %s is for kernel %s (%s), not for %s (%s)", b.Manifest.ID, k.Release, k.Version, tree.Release, tree.Version)}}
+		}
+	}
+	if r.arch, r.o.ArchInfo, err = r.o.Arch(tree.Machine); err != nil {
+		return err
+	}
+	r.target = arch.Target{Machine: tree.Machine}
+	if r.target.Config, err = readConfig(tree.Config); err != nil {
+		return err
+	}
+	if s, ok := r.arch.(arch.FactSource); ok {
+		expressions, err := s.FactExpressions(ctx)
+		if err != nil {
+			return fmt.Errorf("ask the architecture plugin for the facts it needs: %w", err)
+		}
+		if r.target.Facts, err = r.o.Builder.Facts(ctx, tree, expressions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readConfig reads the CONFIG_ symbols that are set.
+func readConfig(path string) (map[string]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's configuration: %w", err)
+	}
+	config := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "CONFIG_") {
+			config[name] = strings.Trim(value, `"`)
+		}
+	}
+	return config, nil
+}
+
+// applyPatches computes the files before and after the patch.
+func (r *run) applyPatches() error {
+	files := map[string][]byte{}
+	read := func(path string) ([]byte, error) {
+		if b, ok := files[path]; ok {
+			if b == nil {
+				return nil, os.ErrNotExist
+			}
+			return b, nil
+		}
+		return os.ReadFile(r.tree.Source + "/" + path)
+	}
+	for i, p := range r.patches {
+		if i == len(r.patches)-1 {
+			r.pre = clone(files)
+		}
+		changed, err := p.Apply(read)
+		if err != nil {
+			var hunk *patch.HunkError
+			if errors.As(err, &hunk) || errors.Is(err, os.ErrNotExist) {
+				return &RefusedError{[]string{fmt.Sprintf("it does not apply to the source of %s: %v", r.tree.Banner, err)}}
+			}
+			return err
+		}
+		for path, b := range changed {
+			before, _ := read(path)
+			if b != nil && before != nil {
+				if b, err = patch.StabilizeLines(before, b, path); err != nil {
+					return fmt.Errorf("%s: %w", path, err)
+				}
+			}
+			files[path] = b
+		}
+	}
+	r.post = files
+	return nil
+}
+
+func clone(m map[string][]byte) map[string][]byte {
+	out := make(map[string][]byte, len(m))
+	for k, v := range m {
+		out[k] = v
+	}
+	return out
+}
+
+// affected asks which units the patch reaches.
+func (r *run) affected(ctx context.Context) error {
+	p := r.patches[len(r.patches)-1]
+	var paths []string
+	added, removed, headers := 0, 0, false
+	for _, f := range p.Files {
+		added, removed = added+f.Added, removed+f.Removed
+		if patch.Classify(f.Path()).Class != patch.Ignored {
+			paths = append(paths, f.Path())
+			headers = headers || strings.HasSuffix(f.Path(), ".h")
+		}
+	}
+	units, err := r.o.Builder.Affected(ctx, r.tree, append(paths, r.o.Units...))
+	if err != nil {
+		return err
+	}
+	if len(units) == 0 {
+		return &RefusedError{[]string{fmt.Sprintf("this kernel builds nothing of what it touches (%s)", strings.Join(paths, ", "))}}
+	}
+	sort.Slice(units, func(i, j int) bool { return units[i].Object < units[j].Object })
+	for i := range units {
+		r.units = append(r.units, &unit{Unit: units[i]})
+	}
+	r.report.Units = len(units)
+	text := fmt.Sprintf("%s, +%d -%d: %s", count(len(p.Files), "file"), added, removed, count(len(units), "translation unit"))
+	if headers && len(units) > 1 {
+		text += " (those that include the patched headers)"
+	}
+	r.o.Say("patch", text)
+	return nil
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

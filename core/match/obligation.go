@@ -1,0 +1,157 @@
+package match
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+// oblige checks one obligation in the running kernel. failed says what does not hold; for the key obligations the key's
+// address is returned.
+func (m *matcher) oblige(unit int, o *arch.Obligation) (key uint64, failed string, err error) {
+	switch o.Kind {
+	case arch.ObligationBytes, arch.ObligationString:
+		got := make([]byte, len(o.Bytes))
+		if e := m.pages.read(got, o.Address); e != nil {
+			return 0, fmt.Sprintf("the constant it names cannot be read: %v", e), nil
+		}
+		if !bytes.Equal(got, o.Bytes) {
+			return 0, fmt.Sprintf("it names %q at %#x, expected %q", got, o.Address, o.Bytes), nil
+		}
+	case arch.ObligationSymbol:
+		for _, s := range m.k.Symbols.At(o.Address) {
+			if slices.Contains(o.Names, s.Name) {
+				return 0, "", nil
+			}
+		}
+		return 0, fmt.Sprintf("it names %s, expected one of %s", m.nameOf(o.Address), strings.Join(o.Names, ", ")), nil
+	case arch.ObligationCode:
+		for _, form := range o.Forms {
+			got := make([]byte, len(form))
+			if m.k.Memory.ReadMemory(got, o.Address) == nil && bytes.Equal(got, form) {
+				return 0, "", nil
+			}
+		}
+		return 0, fmt.Sprintf("the code at %s is none of the thunks it may be", m.nameOf(o.Address)), nil
+	case arch.ObligationJumpKey, arch.ObligationStaticCallKey:
+		keys, err := m.keysOf(unit, o.Kind)
+		if err != nil {
+			return 0, "", err
+		}
+		key, ok := keys[o.Address]
+		if !ok {
+			return 0, fmt.Sprintf("the running kernel's own table has no %s site at %#x", strings.TrimSuffix(string(o.Kind), "_key"), o.Address), nil
+		}
+		return key, "", nil
+	case arch.ObligationKprobe:
+		if !slices.Contains(m.tracing.Kprobes, o.Address) {
+			return 0, fmt.Sprintf("a breakpoint stands at %#x that is no registered kprobe", o.Address), nil
+		}
+	case arch.ObligationFtrace:
+		if !m.tracer(o.Address) {
+			return 0, fmt.Sprintf("the function's entry calls %s, which is no tracer", m.nameOf(o.Address)), nil
+		}
+	default:
+		return 0, "", fmt.Errorf("the architecture plugin asks for an obligation %q that this ksplice does not know", o.Kind)
+	}
+	return 0, "", nil
+}
+
+// keysOf returns code address to key address of the run table that a unit's sites stand in.
+func (m *matcher) keysOf(unit int, kind arch.ObligationKind) (map[uint64]uint64, error) {
+	module := m.u.units[unit].Module
+	id := string(kind) + "\x00" + module
+	if t, ok := m.keys[id]; ok {
+		return t, nil
+	}
+	read := m.k.JumpKeys
+	if kind == arch.ObligationStaticCallKey {
+		read = m.k.StaticCallKeys
+	}
+	t, err := read(module)
+	if err != nil {
+		return nil, err
+	}
+	// Code that an update put in place of other code has its sites in the part's own table.
+	for _, r := range m.redirect {
+		if id := string(kind) + "\x00" + r.Part; m.keys[id] == nil {
+			extra, err := read(r.Part)
+			if err != nil {
+				return nil, err
+			}
+			m.keys[id] = extra
+		}
+		for a, k := range m.keys[string(kind)+"\x00"+r.Part] {
+			t[a] = k
+		}
+	}
+	m.keys[id] = t
+	return t, nil
+}
+
+// tracer says whether code at address is an ftrace entry: one of ftrace's own (arch/x86/kernel/ftrace_64.S), or a
+// trampoline that ftrace or BPF allocated (create_trampoline in arch/x86/kernel/ftrace.c, kernel/bpf/trampoline.c), which
+// kallsyms lists under a pseudo module, or not at all.
+func (m *matcher) tracer(address uint64) bool {
+	s, _, ok := m.k.Symbols.Covering(address)
+	switch {
+	case !ok:
+		return m.moduleAt(address) == ""
+	case strings.HasPrefix(s.Name, "ftrace_"), s.Name == "__fentry__", strings.HasPrefix(s.Name, "bpf_trampoline_"):
+		return true
+	}
+	return strings.HasPrefix(s.Module, "__builtin__") || s.Module == "bpf" || (s.Module == "" && m.outsideText(address))
+}
+
+func (m *matcher) moduleAt(address uint64) string {
+	for _, mod := range m.k.Modules {
+		if address-mod.Base < mod.Size {
+			return mod.Name
+		}
+	}
+	return ""
+}
+
+// outsideText says that the address lies behind the kernel proper's own image.
+func (m *matcher) outsideText(address uint64) bool {
+	end := m.k.Symbols.LookupIn("", "_end")
+	return len(end) == 1 && address >= end[0].Address && m.moduleAt(address) == ""
+}
+
+func (m *matcher) nameOf(address uint64) string {
+	if s, offset, ok := m.k.Symbols.Covering(address); ok {
+		return fmt.Sprintf("%#x (%s+%#x)", address, s.Name, offset)
+	}
+	return fmt.Sprintf("%#x", address)
+}
+
+// pageCache reads constants of run, whose pages are asked for again and again, once.
+type pageCache struct {
+	mem   kernel.Memory
+	pages map[uint64][]byte
+}
+
+const pageSize = 4096
+
+func newPageCache(m kernel.Memory) *pageCache { return &pageCache{m, map[uint64][]byte{}} }
+
+func (c *pageCache) read(p []byte, address uint64) error {
+	for len(p) > 0 {
+		base := address &^ (pageSize - 1)
+		page, ok := c.pages[base]
+		if !ok {
+			page = make([]byte, pageSize)
+			if c.mem.ReadMemory(page, base) != nil {
+				return c.mem.ReadMemory(p, address) // an image's segments need not begin at a page
+			}
+			c.pages[base] = page
+		}
+		n := copy(p, page[address-base:])
+		p, address = p[n:], address+uint64(n)
+	}
+	return nil
+}
