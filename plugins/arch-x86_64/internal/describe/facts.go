@@ -54,3 +54,6 @@ func (t *tables) fact(table, name string) (uint64, error) {
 	}
 	return uint64(v), nil
 }
+
+// ConfigSymbols are the configuration symbols that a description depends on.
+var ConfigSymbols = []string{"CONFIG_FUNCTION_PADDING_BYTES", "CONFIG_X86_KERNEL_IBT", "CONFIG_DEBUG_BUGVERBOSE"}

@@ -4,13 +4,10 @@ package object
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"sort"
 
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -92,7 +89,7 @@ type Reloc struct {
 
 // Read reads a file that crossed by path and digest, and checks the digest.
 func Read(f plugin.File) (*File, error) {
-	data, err := ReadBytes(f)
+	data, err := f.Read()
 	if err != nil {
 		return nil, err
 	}
@@ -101,20 +98,6 @@ func Read(f plugin.File) (*File, error) {
 		return nil, fmt.Errorf("read object %s: %w", f.Path, err)
 	}
 	return o, nil
-}
-
-// ReadBytes reads a file whole and checks its digest.
-func ReadBytes(f plugin.File) ([]byte, error) {
-	data, err := os.ReadFile(f.Path)
-	if err != nil {
-		return nil, fmt.Errorf("read file: %w", err)
-	}
-	sum := sha256.Sum256(data)
-	if got := hex.EncodeToString(sum[:]); got != f.SHA256 {
-		return nil, fmt.Errorf("read file %s: its SHA-256 is %s, announced was %q: it changed since, or was never digested",
-			f.Path, got, f.SHA256)
-	}
-	return data, nil
 }
 
 // Parse reads an object from memory. Section data is shared with data. Errors wrap ErrFormat.
