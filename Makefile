@@ -1,0 +1,60 @@
+# Targets of Ksplice. On a fresh Debian 12 machine `make test` and `make demo` install what they need by themselves.
+
+VERSION := 0.1.0
+PREFIX  ?= /usr/local
+DESTDIR ?=
+KERNEL  ?= $(shell uname -r)
+
+# Commands run with the Go that go.mod wants.
+GO := .ci/env go
+
+# The plugins' packages: every program below plugins/.
+PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
+BUILD   = CGO_ENABLED=0 $(GO) build -trimpath
+
+.PHONY: build test demo bench lint kmod generate install clean setup help
+.DEFAULT_GOAL := build
+
+build: ## the ksplice command and the stock plugins, in bin/ (the default)
+	@mkdir -p bin/plugins
+	$(BUILD) -o bin/ksplice ./cmd/ksplice
+	$(BUILD) -o bin/plugins/ $(PLUGINS)
+
+test: setup lint ## everything: lint, unit, object and kernel tests; installs what is missing
+	@KSPLICE_TEST_KERNEL=1 .ci/env go tool gotestsum --format pkgname --hide-summary skipped \
+		--post-run-command .ci/count -- -timeout 35m ./...
+
+demo: setup build ## a hot update of Debian's newest 6.1 kernel in a virtual machine: old behaviour, new, old again
+	@$(GO) run ./examples/demo
+
+bench: setup build ## the benchmarks, those that boot a kernel included
+	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -p 1 -timeout 60m ./...
+
+lint: ## gofmt, vet, staticcheck, the logs' arguments, shellcheck, sparse, checkpatch: any finding fails
+	@.ci/env .ci/lint
+
+kmod: ## the kernel module for the running kernel, or for KERNEL=RELEASE; needs its linux-headers
+	@test -e /lib/modules/$(KERNEL)/build/Makefile || { \
+		echo "kmod: no headers of kernel $(KERNEL): apt-get install linux-headers-$(KERNEL)" >&2; exit 1; }
+	$(MAKE) -C /lib/modules/$(KERNEL)/build M=$(CURDIR)/kmod modules
+
+generate: ## the generated Go code again (needs protobuf-compiler)
+	$(GO) generate ./...
+
+install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel module's source for dkms; honours DESTDIR
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins $(DESTDIR)/usr/src/ksplice-$(VERSION)
+	install -m 755 bin/ksplice $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(addprefix bin/plugins/,$(notdir $(PLUGINS))) $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins/
+	install -m 644 $(filter-out %.mod.c,$(wildcard kmod/*.c)) $(wildcard kmod/*.h kmod/Kbuild kmod/Makefile kmod/dkms.conf) \
+		$(DESTDIR)/usr/src/ksplice-$(VERSION)/
+
+clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
+	rm -rf bin out
+	find kmod \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' -o -name 'Module.symvers' \
+		-o -name modules.order \) -delete
+
+setup: ## what test and demo need: Debian packages, Go
+	@.ci/setup
+
+help: ## this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
