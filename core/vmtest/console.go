@@ -55,7 +55,7 @@ func (g *Guest) Err() error {
 
 // complaint returns the first line of a console by which the kernel complains, or nothing.
 func complaint(text string) string {
-	booting := strings.Contains(text, wire.ReadyMark)
+	booting := true
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, wire.ReadyMark) {
 			booting = false
