@@ -90,12 +90,8 @@ func Part(in *Input, part *update.Part) (*Binding, error) {
 func reachable(v uint64) bool { return v >= 0xffffffff80000000 || v < 1<<30 }
 
 func (in *Input) owner(v uint64) string {
-	for _, m := range in.Kernel.Modules {
-		if v-m.Base < m.Size {
-			return m.Name
-		}
-	}
-	return ""
+	module, _ := in.Kernel.Owner(v)
+	return module
 }
 
 func (in *Input) slot(part *update.Part, s *update.Slot) (uint64, error) {

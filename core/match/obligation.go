@@ -108,12 +108,8 @@ func (m *matcher) tracer(address uint64) bool {
 }
 
 func (m *matcher) moduleAt(address uint64) string {
-	for _, mod := range m.k.Modules {
-		if address-mod.Base < mod.Size {
-			return mod.Name
-		}
-	}
-	return ""
+	module, _ := m.k.Owner(address)
+	return module
 }
 
 // outsideText says that the address lies behind the kernel proper's own image.
