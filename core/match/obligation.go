@@ -100,7 +100,7 @@ func (m *matcher) tracer(address uint64) bool {
 	s, _, ok := m.k.Symbols.Covering(address)
 	switch {
 	case !ok:
-		return m.moduleAt(address) == ""
+		return !m.inModule(address)
 	case strings.HasPrefix(s.Name, "ftrace_"), s.Name == "__fentry__", strings.HasPrefix(s.Name, "bpf_trampoline_"):
 		return true
 	}
@@ -112,10 +112,15 @@ func (m *matcher) moduleAt(address uint64) string {
 	return module
 }
 
+func (m *matcher) inModule(address uint64) bool {
+	_, ok := m.k.Owner(address)
+	return ok
+}
+
 // outsideText says that the address lies behind the kernel proper's own image.
 func (m *matcher) outsideText(address uint64) bool {
 	end := m.k.Symbols.LookupIn("", "_end")
-	return len(end) == 1 && address >= end[0].Address && m.moduleAt(address) == ""
+	return len(end) == 1 && address >= end[0].Address && !m.inModule(address)
 }
 
 func (m *matcher) nameOf(address uint64) string {
