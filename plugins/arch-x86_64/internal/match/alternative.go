@@ -3,6 +3,7 @@ package match
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/decode"
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/describe"
@@ -15,32 +16,6 @@ import (
 // that one of them, or none, is what is seen. All are as long as the longest of them.
 func (c *comparison) alternatives(cl cluster, entries []int, at uint64) (why string) {
 	total := cl.end - cl.start
-	try := func(p piece) bool {
-		back := c.mark()
-		if c.piece(p, at) == "" {
-			return true
-		}
-		c.rollback(back)
-		return false
-	}
-	if try(piece{section: cl.section, at: cl.start, length: total, total: total, original: true}) {
-		return ""
-	}
-	for _, i := range entries {
-		d := &c.u.Sites[i]
-		if d.ReplacementLen > total {
-			continue
-		}
-		if try(piece{section: d.Replacement.Section, at: d.Replacement.At, length: d.ReplacementLen, total: total}) {
-			return ""
-		}
-		if d.DirectCall {
-			// The target is what the paravirtual operation was at boot: no name of the object's.
-			if _, ok := forms.DirectCall(c.run[at : at+total]); ok {
-				return ""
-			}
-		}
-	}
 	for _, i := range cl.sites {
 		s := &c.u.Desc.Sites[i]
 		if s.Kind != describe.SiteParavirt || s.At != cl.start {
@@ -50,7 +25,83 @@ func (c *comparison) alternatives(cl cluster, entries []int, at uint64) (why str
 			return ""
 		}
 	}
-	return c.noForm(cl, at)
+	pieces := []piece{{section: cl.section, at: cl.start, length: total, total: total, original: true}}
+	for _, i := range entries {
+		d := &c.u.Sites[i]
+		switch {
+		case d.DirectCall:
+			// The target is what the paravirtual operation was at boot: no name of the object's.
+			if _, ok := forms.DirectCall(c.run[at : at+total]); ok {
+				return ""
+			}
+		case d.ReplacementLen <= total:
+			pieces = append(pieces, piece{section: d.Replacement.Section, at: d.Replacement.At, length: d.ReplacementLen, total: total})
+		}
+	}
+	var fit []claims
+	back := c.mark()
+	for _, p := range pieces {
+		if c.piece(p, at) == "" {
+			fit = append(fit, c.since(back))
+		}
+		c.rollback(back)
+	}
+	if len(fit) == 0 {
+		return c.noForm(cl, at)
+	}
+	c.add(either(fit))
+	return ""
+}
+
+// claims are what a form demands of the rest of run.
+type claims struct {
+	equations   []arch.Equation
+	obligations []arch.Obligation
+	sites       []arch.Range
+	pending     []pendingTarget
+}
+
+// since takes what came to the result after a mark.
+func (c *comparison) since(m marks) claims {
+	return claims{slices.Clone(c.res.Equations[m.equations:]), slices.Clone(c.res.Obligations[m.obligations:]),
+		slices.Clone(c.res.Sites[m.sites:]), slices.Clone(c.pending[m.pending:])}
+}
+
+func (c *comparison) add(x claims) {
+	c.res.Equations = append(c.res.Equations, x.equations...)
+	c.res.Obligations = append(c.res.Obligations, x.obligations...)
+	c.res.Sites = append(c.res.Sites, x.sites...)
+	c.pending = append(c.pending, x.pending...)
+}
+
+// either combines the claims of forms that all fit the bytes: where one claims nothing it is proved; where they differ in the
+// names of a branch's target only, any of the names will do.
+func either(fit []claims) claims {
+	for _, x := range fit {
+		if len(x.equations)+len(x.obligations)+len(x.pending) == 0 {
+			return x
+		}
+	}
+	out := fit[0]
+	for _, x := range fit[1:] {
+		if !slices.Equal(out.equations, x.equations) || !slices.EqualFunc(out.obligations, x.obligations, sameButNames) {
+			continue
+		}
+		for i := range out.obligations {
+			o := &out.obligations[i]
+			for _, n := range x.obligations[i].Names {
+				if !slices.Contains(o.Names, n) {
+					o.Names = append(slices.Clip(o.Names), n)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func sameButNames(a, b arch.Obligation) bool {
+	return a.Kind == b.Kind && a.Address == b.Address && bytes.Equal(a.Bytes, b.Bytes) && slices.EqualFunc(a.Forms, b.Forms, bytes.Equal) &&
+		a.Symbol == b.Symbol && a.Offset == b.Offset
 }
 
 // piece is code of the object that may stand at a place of run, instruction by instruction.

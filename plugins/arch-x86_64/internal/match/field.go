@@ -153,13 +153,6 @@ func (c *comparison) leadsPlace(at uint64, p describe.Place, run uint64) (why st
 		c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: at, Address: base, Names: c.namesAt(describe.Place{Section: fn.Section, At: fn.Offset})})
 		return ""
 	}
-	// Code that no symbol names, as in .altinstr_aux: its section's base is all there is to know.
-	for i := range c.u.File.Symbols {
-		if s := &c.u.File.Symbols[i]; s.Section == p.Section && s.Type == elf.STT_SECTION {
-			c.res.Equations = append(c.res.Equations, arch.Equation{Symbol: s.Index, Value: run - p.At, At: at})
-			return ""
-		}
-	}
 	return fmt.Sprintf("nothing in the object names %s+%#x", c.u.File.Sections[p.Section].Name, p.At)
 }
 
