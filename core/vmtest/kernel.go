@@ -95,7 +95,11 @@ func newestImage(ctx context.Context, series string) (aptPackage, error) {
 	var names []string
 	switch {
 	case seriesForm.MatchString(series):
-		out, err := output(ctx, "", "apt-cache", "pkgnames", "linux-image-"+series+".")
+		options, err := aptOptions()
+		if err != nil {
+			return aptPackage{}, err
+		}
+		out, err := output(ctx, "", append(append([]string{"apt-cache"}, options...), "pkgnames", "linux-image-"+series+".")...)
 		if err != nil {
 			return aptPackage{}, err
 		}
@@ -194,9 +198,28 @@ type aptPackage struct {
 	depends       []string // names only, the first of each alternative
 }
 
+// aptOptions has apt keep what it makes of the package lists. Elsewhere only root's apt can, and in images of containers
+// not even that: each question would cost seconds.
+func aptOptions() ([]string, error) {
+	base, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(base, "apt")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return []string{"-o", "Dir::Cache::pkgcache=" + filepath.Join(dir, "pkgcache.bin"),
+		"-o", "Dir::Cache::srcpkgcache=" + filepath.Join(dir, "srcpkgcache.bin")}, nil
+}
+
 // aptShow returns what apt knows of the packages, leaving out those that it does not know.
 func aptShow(ctx context.Context, names ...string) ([]aptPackage, error) {
-	cmd := exec.CommandContext(ctx, "apt-cache", append([]string{"show", "--no-all-versions", "--"}, names...)...)
+	options, err := aptOptions()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "apt-cache", append(append(options, "show", "--no-all-versions", "--"), names...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
 	var exit *exec.ExitError
