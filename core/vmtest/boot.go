@@ -39,6 +39,8 @@ type Options struct {
 	Files map[string]string
 	// Share is a directory of the host that the guest sees as /share and may write to.
 	Share string
+	// Debug allows WriteMemory.
+	Debug bool
 }
 
 // Boot starts a machine and waits until programs can run in it. ctx bounds the boot only: Close ends the machine, and
@@ -125,6 +127,10 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 		"-device", "virtserialport,chardev=agent,name="+wire.Port)
 
 	g := &Guest{kernel: o.Kernel, dir: dir, exited: make(chan struct{}), ready: make(chan struct{}), calls: make(map[uint64]*call)}
+	if o.Debug {
+		g.debugSocket = filepath.Join(dir, "gdb")
+		argv = append(argv, "-gdb", "unix:"+quoteComma(g.debugSocket)+",server=on,wait=off")
+	}
 	if err := g.start(qemu, argv); err != nil {
 		return nil, err
 	}

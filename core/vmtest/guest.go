@@ -23,6 +23,8 @@ type Guest struct {
 	console    console
 	complaints syncBuffer // QEMU's standard error
 
+	debugSocket string // of QEMU's debugger stub; empty without Options.Debug
+
 	ready     chan struct{} // closed when the agent answers
 	readyOnce sync.Once
 	exited    chan struct{} // closed when QEMU has ended
