@@ -120,6 +120,7 @@ func coreOf(f io.ReaderAt) (*Kernel, error) {
 	if s := k.Symbols.LookupIn("", "_stext"); len(s) != 1 || s[0].Address != stext {
 		return nil, fmt.Errorf("the kallsyms tables do not have _stext at %#x, where VMCOREINFO has it: damaged core? %w", stext, ErrFormat)
 	}
+	k.noModules = k.readModules()
 	k.setRanges()
 	return k, k.readBanner()
 }

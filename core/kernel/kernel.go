@@ -50,6 +50,8 @@ type Module struct {
 	Base, Size uint64
 	// Ranges are where its memory lies: one range, or since Linux 6.4 one for each kind of memory, far apart.
 	Ranges []Range
+
+	descriptor uint64 // address of its struct module, in a core
 }
 
 // Kernel is a kernel.
@@ -62,11 +64,13 @@ type Kernel struct {
 	// Booted says that the kernel has run and rewritten places in itself: true but for an image.
 	Booted bool
 
-	order   binary.ByteOrder
-	live    bool
-	root    string // of the live kernel's proc and sys; "" but in tests
-	closers []io.Closer
-	mapped  []Range // the kernel proper's own memory
+	order     binary.ByteOrder
+	live      bool
+	root      string // of the live kernel's proc and sys; "" but in tests
+	closers   []io.Closer
+	mapped    []Range       // the kernel proper's own memory
+	layout    *moduleLayout // in a core
+	noModules error         // why the modules of a core are not known
 }
 
 // Close releases the files that are open. The kernel cannot be read afterwards.

@@ -83,7 +83,17 @@ func (k *Kernel) table(module, start, stop, section string, entry uint64) ([]byt
 func (k *Kernel) moduleTable(module, section string, entry uint64) ([]byte, uint64, error) {
 	m, ok := k.Modules[module]
 	if !ok {
-		return nil, 0, fmt.Errorf("module %s: %w", module, ErrNoModules)
+		err := ErrNoModules
+		if k.noModules != nil {
+			err = k.noModules
+		}
+		return nil, 0, fmt.Errorf("module %s: %w", module, err)
+	}
+	if k.layout != nil {
+		if section == "__jump_table" {
+			return k.coreTable(m, "jump_entries", "num_jump_entries", entry)
+		}
+		return k.coreTable(m, "static_call_sites", "num_static_call_sites", entry)
 	}
 	address, ok, err := k.section(module, section)
 	if err != nil || !ok {

@@ -15,7 +15,8 @@ type Symbol struct {
 	// under a pseudo module such as "bpf" or "__builtin__ftrace".
 	Module  string
 	Address uint64
-	// Type is the letter that nm(1) prints for it. In modules capitals mean exported (kernel/kallsyms.c: s_show).
+	// Type is the letter that nm(1) prints for it. In modules capitals mean exported, not for GPL code only
+	// (kernel/kallsyms.c: s_show, kernel/module/kallsyms.c: is_exported).
 	Type byte
 }
 
