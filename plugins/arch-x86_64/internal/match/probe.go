@@ -3,6 +3,7 @@ package match
 import (
 	"bytes"
 
+	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/describe"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
@@ -34,6 +35,15 @@ func (c *comparison) probe(at uint64, site bool) uint64 {
 	}
 	if at+length > uint64(len(c.code)) {
 		return 0
+	}
+	// Nor does the kernel let probes cover what it rewrites while it runs (kernel/kprobes.c:check_kprobe_address_safe, opt.c:
+	// arch_check_optimized_kprobe).
+	for _, cl := range c.clustersIn(c.fn.Section, c.fn.Offset+at, c.fn.Offset+at+length) {
+		for _, i := range cl.sites {
+			if s := &c.u.Desc.Sites[i]; s.Live && s.Kind != describe.SiteSMPLock {
+				return 0
+			}
+		}
 	}
 	c.res.Sites = append(c.res.Sites, arch.Range{Offset: at, Length: length})
 	c.oblige(arch.Obligation{Kind: arch.ObligationKprobe, At: at, Address: c.addr + at})

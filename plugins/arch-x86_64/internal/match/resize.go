@@ -19,6 +19,12 @@ func (c *comparison) mayBeResized(s *stop) bool {
 	if !ok || k >= uint64(len(c.code)) || k >= uint64(len(c.run)) {
 		return false
 	}
+	first, end := c.u.SitesIn(c.fn.Section, c.fn.Offset+s.pre, c.fn.Offset+s.pre+1)
+	for i := first; i < end; i++ {
+		if c.u.Desc.Sites[i].Kind == arch.SiteJumpLabel {
+			return true
+		}
+	}
 	a, errA := decode.Decode(c.code[k:])
 	b, errB := decode.Decode(c.run[k:])
 	return errA == nil && errB == nil && alike(&a, &b)
