@@ -46,14 +46,3 @@ func readConfig(path string) (*config, error) {
 func (c *config) host(log hclog.Logger) pluginhost.Config {
 	return pluginhost.Config{Dirs: append(c.Plugins.Dirs, pluginhost.DefaultDirs()...), Pins: c.Plugins.Pins, PluginConfig: c.Plugin, Logger: log}
 }
-
-// set adds a key for a plugin, as a flag on the command line would.
-func (c *config) set(pluginName, key, value string) {
-	if c.Plugin == nil {
-		c.Plugin = map[string]map[string]string{}
-	}
-	if c.Plugin[pluginName] == nil {
-		c.Plugin[pluginName] = map[string]string{}
-	}
-	c.Plugin[pluginName][key] = value
-}

@@ -149,7 +149,7 @@ func (e *env) create(ctx context.Context, f *createFlags) error {
 // backend returns the backend that was asked for, or the first that can build the kernel.
 func (e *env) backend(ctx context.Context, f *createFlags) (backend.Backend, plugin.Info, error) {
 	if f.backend != "" {
-		e.host.Configure(f.backend, f.options)
+		e.host.Configure(string(plugin.KindBackend)+"-"+f.backend, f.options)
 		return e.host.Backend(ctx, f.backend)
 	}
 	if len(f.options) > 0 {

@@ -76,7 +76,7 @@ type Host struct {
 	asRoot bool
 	scan   func() []*candidate // once
 
-	mu     sync.Mutex // guards the fields below
+	mu     sync.Mutex // guards the fields below and config.PluginConfig
 	closed bool
 	time   map[string]time.Duration
 }
@@ -141,6 +141,31 @@ func (h *Host) Arch(ctx context.Context, machine uint16) (arch.Arch, plugin.Info
 		return i.impl.(arch.Arch), i.info, nil
 	}
 	return nil, plugin.Info{}, h.notFound(ctx, candidates, fmt.Sprintf("no architecture plugin serves ELF machine %d", machine))
+}
+
+// Configure adds keys to what the plugin with that file name is given when it starts; they win over those of Config. A
+// plugin that runs already is not told.
+func (h *Host) Configure(file string, keys map[string]string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := maps.Clone(h.config.PluginConfig)
+	if all == nil {
+		all = map[string]map[string]string{}
+	}
+	merged := maps.Clone(all[file])
+	if merged == nil {
+		merged = map[string]string{}
+	}
+	maps.Copy(merged, keys)
+	all[file] = merged
+	h.config.PluginConfig = all
+}
+
+// configOf returns the configuration of the plugin with that file name.
+func (h *Host) configOf(file string) map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.config.PluginConfig[file]
 }
 
 // Backend returns the backend with the given name.

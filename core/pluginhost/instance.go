@@ -182,7 +182,7 @@ func (i *instance) introduce(ctx context.Context, c *candidate) error {
 	if err := c.checkInfo(info); err != nil {
 		return err
 	}
-	return i.impl.Configure(ctx, i.host.config.PluginConfig[c.file])
+	return i.impl.Configure(ctx, i.host.configOf(c.file))
 }
 
 // stop ends the plugin: it is asked to, then killed. It takes a few seconds at most.
