@@ -38,6 +38,9 @@ func (c *comparison) alternatives(cl cluster, entries []int, at uint64) (why str
 			pieces = append(pieces, piece{section: d.Replacement.Section, at: d.Replacement.At, length: d.ReplacementLen, total: total})
 		}
 	}
+	outer := c.alternative
+	c.alternative = true
+	defer func() { c.alternative = outer }()
 	var fit []claims
 	back := c.mark()
 	for _, p := range pieces {

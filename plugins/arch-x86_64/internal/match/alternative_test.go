@@ -95,6 +95,17 @@ func TestAlternativeCall(t *testing.T) {
 		Obligations: symbolAt(0, textAt, "copy_orig", "copy_rep", "copy_erms")})
 }
 
+// TestAlternativeCallSite has an original that is a call site as well: its callee is known by name only.
+func TestAlternativeCallSite(t *testing.T) {
+	b, f, text, repl := alternative(t, false, "e8 00000000", "e8 00000000")
+	b.Reloc(text, 1, elf.R_X86_64_PLT32, b.Undef("clear_orig"), -4)
+	b.Reloc(repl, 1, elf.R_X86_64_PLT32, b.Undef("clear_rep"), -4)
+	b.Table(".call_sites", objtest.Place{Section: text})
+	u := b.Describe(objtest.Target())
+	want(t, one(t, u, f, objtest.Hex(t, "e8"+rel(1, textAt)+"c3"), false), arch.MatchResult{RunSize: 6, Sites: site(0, 5),
+		Obligations: symbolAt(0, textAt, "clear_orig", "clear_rep")})
+}
+
 // TestAlternativeJump has static_cpu_has: a jump to code that is gone after boot, a jump into the function, or nops.
 func TestAlternativeJump(t *testing.T) {
 	b, f, text, repl := alternative(t, false, "e9 00000000", "e9 00000000", "")

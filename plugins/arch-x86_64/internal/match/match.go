@@ -56,6 +56,8 @@ type comparison struct {
 	moved   map[uint64]uint64
 	pending []pendingTarget
 	starts  []bool // instruction starts of pre, on demand
+	// alternative says that forms of an alternative are tried: its calls may be others than the object's own.
+	alternative bool
 	res     arch.MatchResult
 }
 

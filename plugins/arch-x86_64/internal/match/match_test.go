@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/describe"
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/objtest"
@@ -53,7 +54,7 @@ func want(t *testing.T, got arch.MatchResult, w arch.MatchResult) {
 		return
 	}
 	w.Matched = true
-	if d := cmp.Diff(w, got); d != "" {
+	if d := cmp.Diff(w, got, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("result (-want +got):\n%s", d)
 	}
 }

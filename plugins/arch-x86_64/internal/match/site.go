@@ -155,24 +155,26 @@ func (c *comparison) cluster(cl cluster, at uint64) (why string) {
 	if len(cl.sites) == 1 {
 		return c.single(cl.sites[0], at)
 	}
-	// Several mechanisms at one place: each may have had it last.
-	for _, i := range cl.sites {
-		s := &c.u.Desc.Sites[i]
-		if s.At != cl.start || s.Length != cl.end-cl.start {
-			continue
-		}
-		back := c.mark()
-		if why = c.single(i, at); why == "" {
-			return ""
+	// Several mechanisms at one place: each may have had it last, or none.
+	var fit []claims
+	back := c.mark()
+	try := func(why string) {
+		if why == "" {
+			fit = append(fit, c.since(back))
 		}
 		c.rollback(back)
 	}
-	back := c.mark()
-	if c.piece(piece{section: cl.section, at: cl.start, length: cl.end - cl.start, total: cl.end - cl.start, original: true, bare: true}, at) == "" {
-		return ""
+	for _, i := range cl.sites {
+		if s := &c.u.Desc.Sites[i]; s.At == cl.start && s.Length == cl.end-cl.start {
+			try(c.single(i, at))
+		}
 	}
-	c.rollback(back)
-	return c.noForm(cl, at)
+	try(c.piece(piece{section: cl.section, at: cl.start, length: cl.end - cl.start, total: cl.end - cl.start, original: true, bare: true}, at))
+	if len(fit) == 0 {
+		return c.noForm(cl, at)
+	}
+	c.add(either(fit))
+	return ""
 }
 
 // noForm is the reason when run has no form of a cluster.
@@ -278,7 +280,8 @@ func (c *comparison) retpoline(s *arch.Site, pre, run []byte, here uint64) (why 
 }
 
 // call accepts a direct call that call depth tracking may have led to the callee's pad. Where it went there is told by the
-// target's alignment, so that the call is an equation all the same; the name of the callee is asked for, too, then.
+// target's alignment, so that the call is an equation all the same; the name of the callee is asked for, too, then. A call that alternatives may
+// have replaced is none.
 func (c *comparison) call(s *arch.Site, run []byte, here uint64) (why string) {
 	if len(run) != 5 || run[0] != 0xe8 {
 		return fmt.Sprintf("the call is % x, expected a direct call", run)
@@ -289,9 +292,18 @@ func (c *comparison) call(s *arch.Site, run []byte, here uint64) (why string) {
 	if len(fields) == 0 { // resolved by the assembler
 		pre := c.u.File.Sections[s.Section].Data[s.At+1:]
 		to := s.At + 5 + uint64(int64(int32(uint32(pre[0])|uint32(pre[1])<<8|uint32(pre[2])<<16|uint32(pre[3])<<24)))
+		if c.own(s.Section, to) {
+			return c.target(c.atOf(s), to, callee)
+		}
 		return c.leadsPlace(c.atOf(s), describe.Place{Section: s.Section, At: to}, target)
 	}
 	f := &fields[0]
+	if section, place := c.u.File.Place(f.Symbol, f.Means); c.own(section, place) {
+		return c.target(c.atOf(s), place, callee) // it calls itself
+	}
+	if c.alternative {
+		return c.leads(c.atOf(s), f.Symbol, f.Means, target)
+	}
 	if callee != target {
 		if why := c.leads(c.atOf(s), f.Symbol, f.Means, target); why != "" {
 			return why

@@ -106,6 +106,22 @@ func TestCall(t *testing.T) {
 		Equations: []arch.Equation{{Symbol: callee, Value: textAt - 10, At: 1}}})
 }
 
+// TestCallSelf has a function that calls itself, through its pad too.
+func TestCallSelf(t *testing.T) {
+	b := objtest.New(t)
+	s := b.Section(".text.f", objtest.Text, "31 c0 e8 00000000 e8 f4ffffff c3")
+	f := b.Func("f", s, 0, 13)
+	b.Reloc(s, 3, elf.R_X86_64_PLT32, b.SectionSymbol(s), -4)
+	b.Table(".call_sites", objtest.Place{Section: s, Offset: 2}, objtest.Place{Section: s, Offset: 7})
+	u := b.Describe(objtest.Target("CONFIG_CALL_THUNKS", "y", "CONFIG_FUNCTION_ALIGNMENT", "16"))
+	for _, to := range []uint64{base, base - 9} {
+		want(t, one(t, u, f, objtest.Hex(t, "31 c0 e8"+rel(3, to)+"e8"+rel(8, to)+"c3"), false), arch.MatchResult{RunSize: 13,
+			Sites: []arch.Range{{Offset: 2, Length: 5}, {Offset: 7, Length: 5}}})
+	}
+	refused(t, one(t, u, f, objtest.Hex(t, "31 c0 e8"+rel(3, base+2)+"e8"+rel(8, base)+"c3"), false), 2, "expected +0x0")
+	refused(t, one(t, u, f, objtest.Hex(t, "31 c0 e8"+rel(3, base)+"e8"+rel(8, base+2)+"c3"), false), 7, "expected +0x0")
+}
+
 // jumpLabel makes an object with a static branch of five bytes at +2 whose target is at +9, or in f.cold.
 func jumpLabel(t *testing.T, cold bool) (b *objtest.Builder, f, key uint32) {
 	b = objtest.New(t)
@@ -176,6 +192,19 @@ func TestStaticTramp(t *testing.T) {
 	}
 	refused(t, one(t, u, f, objtest.Hex(t, "e9 11223344 0f b9 cd"), false), 7)
 	refused(t, one(t, u, f, objtest.Hex(t, "e8 11223344 0f b9 cc"), false), 0, "trampoline")
+}
+
+// TestStaticTrampReturn has the trampoline of a static call that has no function at first: it is a return site, too.
+func TestStaticTrampReturn(t *testing.T) {
+	b := objtest.New(t)
+	s := b.Section(".static_call.text", objtest.Text, "e9 00000000 0f b9 cc")
+	f := b.Func("__SCT__x", s, 0, 8)
+	b.Reloc(s, 1, elf.R_X86_64_PLT32, b.Undef("__x86_return_thunk"), -4)
+	b.Table(".return_sites", objtest.Place{Section: s, Offset: 0})
+	u := b.Describe(objtest.Target())
+	for _, run := range []string{"e9 11223344 0f b9 cc", "c3 cc cc cc cc 0f b9 cc"} {
+		want(t, one(t, u, f, objtest.Hex(t, run), false), arch.MatchResult{RunSize: 8, Sites: site(0, 5)})
+	}
 }
 
 func TestSMPLock(t *testing.T) {
