@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The one open transaction. All but its commit is under ksplice_lock. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/ctype.h>
+#include <linux/err.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+
+#include "compat.h"
+#include "ksplice.h"
+
+DEFINE_MUTEX(ksplice_lock);
+struct ksplice_transaction *ksplice_open;
+
+/* Between the beginning of a suspend or hibernation and its end. */
+static bool suspended;
+
+/* At least eight hexadecimal digits: it becomes the name of a directory. */
+static bool valid_id(const char *id)
+{
+	size_t n = strnlen(id, KSPLICE_ID_LEN);
+
+	if (n < 8 || n == KSPLICE_ID_LEN)
+		return false;
+	while (n--) {
+		if (!isxdigit(id[n]) || isupper(id[n]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Begin. -EBUSY: another one is open; -EAGAIN: the machine is about to sleep;
+ * -EEXIST: applied already; -ENOENT: undo of what is not applied;
+ * -EADDRINUSE: parts of the same id are still loaded.
+ */
+struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
+{
+	struct ksplice_transaction *t;
+	struct ksplice_update *u;
+
+	if (!valid_id(arg->id))
+		return ERR_PTR(-EINVAL);
+	if (ksplice_open)
+		return ERR_PTR(-EBUSY);
+	if (suspended)
+		return ERR_PTR(-EAGAIN);
+	t = kzalloc(sizeof(*t), GFP_KERNEL);
+	if (!t)
+		return ERR_PTR(-ENOMEM);
+	u = ksplice_find(arg->id);
+	switch (arg->op) {
+	case KSPLICE_OP_APPLY:
+		if (!arg->nr_parts || arg->nr_parts > KSPLICE_MAX_PARTS)
+			u = ERR_PTR(-EINVAL);
+		else if (u)
+			u = ERR_PTR(u->stage == KSPLICE_APPLIED ? -EEXIST : -EADDRINUSE);
+		else
+			u = ksplice_new_update(arg->id);
+		break;
+	case KSPLICE_OP_UNDO:
+		if (!u || u->stage != KSPLICE_APPLIED)
+			u = ERR_PTR(-ENOENT);
+		break;
+	default:
+		u = ERR_PTR(-EINVAL);
+	}
+	if (IS_ERR(u)) {
+		kfree(t);
+		return ERR_CAST(u);
+	}
+	u->busy = true;
+	t->update = u;
+	t->op = arg->op;
+	t->nr_parts = arg->nr_parts;
+	t->tgid = task_tgid_nr(current);
+	init_completion(&t->done);
+	init_waitqueue_head(&t->wait);
+	ksplice_open = t;
+	return t;
+}
+
+/* Fetch the thread of an earlier commit. Without ksplice_lock, which it takes. */
+static void fetch_thread(struct ksplice_transaction *t)
+{
+	if (!t->thread)
+		return;
+	kthread_stop(t->thread);
+	put_task_struct(t->thread);
+	t->thread = NULL;
+}
+
+/*
+ * End the transaction: its file is closed, so nobody else has it. A commit
+ * that runs is told to stop trying and waited for. Without ksplice_lock.
+ */
+void ksplice_drop(struct ksplice_transaction *t)
+{
+	struct ksplice_update *u = t->update;
+
+	WRITE_ONCE(t->abort, true);
+	wake_up_all(&t->wait);
+	fetch_thread(t);
+
+	mutex_lock(&ksplice_lock);
+	ksplice_slots_disarm();
+	ksplice_open = NULL;
+	u->busy = false;
+	if (u->stage == KSPLICE_PREPARING)
+		WRITE_ONCE(u->stage, KSPLICE_DROPPED);
+	if (list_empty(&u->parts))
+		ksplice_free_update(u);
+	mutex_unlock(&ksplice_lock);
+	kfree(t);
+}
+
+/* Note which bytes matching saw under a jump. */
+int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w)
+{
+	struct ksplice_loaded *p;
+	struct ksplice_function *f;
+	int err = -ENOENT;
+
+	if (w->length != KSPLICE_JUMP_LEN)
+		return -EINVAL;
+	ksplice_for_each_function(t->update, p, f) {
+		if (f->kind != KSPLICE_KIND_JUMP || f->patch.address != w->address)
+			continue;
+		memcpy(f->patch.old, w->bytes, KSPLICE_JUMP_LEN);
+		f->expected = true;
+		err = 0;
+	}
+	return err;
+}
+
+/* Start the commit's thread. Without ksplice_lock; the caller's file keeps the transaction. */
+int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_commit *arg)
+{
+	struct task_struct *thread;
+	int err = 0;
+
+	if (!arg->attempts || arg->attempts > 100000 || arg->interval_ms > 60000)
+		return -EINVAL;
+	mutex_lock(&ksplice_lock);
+	if (t->committing || t->committed || t->thread)
+		err = -EBUSY;
+	else if (suspended)
+		err = -EAGAIN;
+	if (err)
+		goto out;
+	ksplice_slots_disarm();
+	t->attempts = arg->attempts;
+	t->interval_ms = arg->interval_ms;
+	thread = kthread_create(ksplice_commit_thread, t, "ksplice");
+	if (IS_ERR(thread)) {
+		err = PTR_ERR(thread);
+		goto out;
+	}
+	get_task_struct(thread);
+	t->thread = thread;
+	t->committing = true;
+	wake_up_process(thread);
+out:
+	mutex_unlock(&ksplice_lock);
+	return err;
+}
+
+/* Does mod import symbols of ours? Its list of imports is its loader's own until it is live. */
+bool ksplice_uses_us(struct module *mod)
+{
+	struct module_use *use;
+
+	list_for_each_entry(use, &mod->target_list, target_list) {
+		if (use->target == THIS_MODULE)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A module that imports from us has been relocated and nothing of it has run
+ * yet. It is welcome where the owner of the open transaction loads it.
+ */
+int ksplice_part_coming(struct module *mod)
+{
+	struct ksplice_transaction *t;
+	int err = -EPERM;
+
+	mutex_lock(&ksplice_lock);
+	t = ksplice_open;
+	if (t && t->op == KSPLICE_OP_APPLY && !t->committing && !t->committed && t->tgid == task_tgid_nr(current)) {
+		t->coming = mod;
+		ksplice_slots_disarm();
+		err = 0;
+	}
+	mutex_unlock(&ksplice_lock);
+	if (err)
+		pr_err("%s: refused: no transaction of this process waits for a part\n", mod->name);
+	return err;
+}
+
+/* A module goes; all handlers of the kernel's have let go of it. */
+void ksplice_part_gone(struct module *mod)
+{
+	struct ksplice_update *u, *next_update;
+	struct ksplice_loaded *p, *next;
+
+	mutex_lock(&ksplice_lock);
+	if (ksplice_open && ksplice_open->coming == mod)
+		ksplice_open->coming = NULL;
+	list_for_each_entry_safe(u, next_update, &ksplice_updates, list) {
+		list_for_each_entry_safe(p, next, &u->parts, list) {
+			if (p->mod != mod)
+				continue;
+			list_del(&p->list);
+			u->nr_parts--;
+			ksplice_free_loaded(p);
+		}
+		if (list_empty(&u->parts) && !u->busy)
+			ksplice_free_update(u);
+	}
+	mutex_unlock(&ksplice_lock);
+}
+
+/*
+ * The machine is about to sleep, or is back. A commit that runs is told to
+ * stop trying, and this attempt to sleep is refused.
+ */
+int ksplice_suspend(bool begin)
+{
+	int err = 0;
+
+	mutex_lock(&ksplice_lock);
+	suspended = begin;
+	if (begin && ksplice_open && ksplice_open->committing) {
+		WRITE_ONCE(ksplice_open->abort, true);
+		wake_up_all(&ksplice_open->wait);
+		suspended = false;
+		err = -EBUSY;
+	}
+	mutex_unlock(&ksplice_lock);
+	return err;
+}
