@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"compress/gzip"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,37 +29,12 @@ func TestCores(t *testing.T) {
 			}
 			defer k.Close()
 			t.Logf("%+v, %d symbols, %d modules", k.Identity, k.Symbols.Len(), len(k.Modules))
-			f, err := os.Open(filepath.Join(dir, "kallsyms.gz"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			z, err := gzip.NewReader(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text, err := io.ReadAll(z)
-			if err != nil {
-				t.Fatal(err)
-			}
-			want, err := parseKallsyms(string(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			proper := func(s *Symbols, module string) []Symbol {
-				var out []Symbol
-				for _, y := range s.All() {
-					if y.Module == module {
-						out = append(out, y)
-					}
-				}
-				return out
-			}
+			want := readKallsyms(t, filepath.Join(dir, "kallsyms.gz"))
 			if d := cmp.Diff(proper(want, ""), proper(k.Symbols, "")); d != "" {
 				t.Errorf("symbols of the kernel proper (-/proc/kallsyms +core):\n%.2000s", d)
 			}
 			checkSites(t, k, "")
-			text, err = os.ReadFile(filepath.Join(dir, "modules"))
+			text, err := os.ReadFile(filepath.Join(dir, "modules"))
 			if err != nil {
 				t.Fatal(err)
 			}

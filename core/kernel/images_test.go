@@ -1,7 +1,10 @@
 package kernel
 
 import (
+	"compress/gzip"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -19,27 +22,78 @@ func images(t *testing.T) []string {
 	return strings.Split(list, ":")
 }
 
+// TestImages reads real images. An image may have behind it, after '=', the gzipped /proc/kallsyms of a boot of it: every
+// symbol of the kernel proper must be in it, at the image's address moved by one and the same offset.
 func TestImages(t *testing.T) {
-	for _, path := range images(t) {
-		t.Run(path, func(t *testing.T) {
+	for _, entry := range images(t) {
+		path, kallsyms, _ := strings.Cut(entry, "=")
+		t.Run(filepath.Base(path), func(t *testing.T) {
 			k, err := Image(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer k.Close()
 			t.Logf("%+v, %d symbols", k.Identity, k.Symbols.Len())
-			for _, name := range []string{"_text", "_end", "schedule", "init_task", "__start___jump_table", "__per_cpu_start", "__per_cpu_end"} {
-				t.Log(name, k.Symbols.Lookup(name))
+			if k.Identity.BuildID == "" || k.Identity.Release == "" || k.Identity.Version == "" || k.Booted {
+				t.Errorf("%+v, booted %v", k.Identity, k.Booted)
 			}
-			j, err := k.JumpKeys("")
-			if err != nil {
-				t.Fatal(err)
+			checkSites(t, k, "")
+			if kallsyms != "" {
+				compareKallsyms(t, k.Symbols, readKallsyms(t, kallsyms))
 			}
-			s, err := k.StaticCallKeys("")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Log(len(j), len(s))
 		})
 	}
+}
+
+// readKallsyms reads a gzipped /proc/kallsyms.
+func readKallsyms(t *testing.T, path string) *Symbols {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseKallsyms(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// proper returns the symbols of one module.
+func proper(s *Symbols, module string) []Symbol {
+	var out []Symbol
+	for _, y := range s.All() {
+		if y.Module == module {
+			out = append(out, y)
+		}
+	}
+	return out
+}
+
+func compareKallsyms(t *testing.T, image, booted *Symbols) {
+	t.Helper()
+	moved := booted.LookupIn("", "_text")[0].Address - image.LookupIn("", "_text")[0].Address
+	a, b := proper(image, ""), proper(booted, "")
+	if len(a) != len(b) {
+		t.Fatalf("%d symbols, the booted kernel has %d", len(a), len(b))
+	}
+	for i := range a {
+		want := b[i]
+		if want.Address >= 1<<63 {
+			want.Address -= moved
+		}
+		if a[i] != want {
+			t.Fatalf("symbol %d is %+v, the booted kernel's %+v, moved by %#x", i, a[i], b[i], moved)
+		}
+	}
+	t.Logf("%d symbols equal those of the booted kernel, moved by %#x", len(a), moved)
 }

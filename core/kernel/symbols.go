@@ -36,11 +36,29 @@ type Symbols struct {
 const pseudoReach = 1 << 20
 
 func newSymbols(list []Symbol) *Symbols {
+	// The kernel proper's symbols come first and in order; only those of modules, a tenth, need sorting.
 	byAddress := func(a, b Symbol) int { return cmp.Compare(a.Address, b.Address) }
-	if !slices.IsSortedFunc(list, byAddress) {
-		slices.SortStableFunc(list, byAddress)
+	n := 1
+	for n < len(list) && list[n-1].Address <= list[n].Address {
+		n++
 	}
-	return &Symbols{list: list}
+	if n >= len(list) {
+		return &Symbols{list: list}
+	}
+	head, tail := list[:n], list[n:]
+	slices.SortStableFunc(tail, byAddress)
+	if head[n-1].Address <= tail[0].Address {
+		return &Symbols{list: list}
+	}
+	merged := make([]Symbol, 0, len(list))
+	for len(head) > 0 && len(tail) > 0 {
+		if head[0].Address <= tail[0].Address {
+			merged, head = append(merged, head[0]), head[1:]
+		} else {
+			merged, tail = append(merged, tail[0]), tail[1:]
+		}
+	}
+	return &Symbols{list: append(append(merged, head...), tail...)}
 }
 
 // Len returns the number of symbols.

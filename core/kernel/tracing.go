@@ -20,8 +20,8 @@ type Livepatched struct {
 
 // Tracing is who else changes, or watches, the kernel's code.
 type Tracing struct {
-	// Kprobes are the addresses of registered probes, sorted. A kernel without debugfs does not tell them; a breakpoint
-	// in its code is then nobody's.
+	// Kprobes are the addresses of registered probes, sorted; empty where the kernel has no debugfs to tell them. A
+	// breakpoint at any other place is then nobody's.
 	Kprobes []uint64
 	// Livepatched is sorted by module and name.
 	Livepatched []Livepatched
