@@ -51,9 +51,13 @@ var quiet = []string{
 // (include/linux/dynamic_debug.h).
 const debugSection = "__dyndbg"
 
+// dataPrefixes begin the names of sections under ruleData.
+var dataPrefixes = []string{".data", ".bss", ".rodata", ".ref.data", ".lrodata"}
+
 // ruleOf says how a section is treated. table says that the architecture described entries in it.
 func ruleOf(s *objfile.Section, table bool) rule {
-	if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 && len(s.Data) == 0 {
+	// An empty section of data counts: an object without size has an address (struct lock_class_key).
+	if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 && !hasPrefix(s.Name, dataPrefixes) {
 		return ruleIgnore
 	}
 	n := s.Name
@@ -74,7 +78,7 @@ func ruleOf(s *objfile.Section, table bool) rule {
 		return ruleCode
 	case merged(s):
 		return ruleMerged
-	case hasPrefix(n, []string{".data", ".bss", ".rodata", ".ref.data", ".lrodata"}):
+	case hasPrefix(n, dataPrefixes):
 		return ruleData
 	}
 	return ruleUnknown

@@ -286,7 +286,8 @@ func canonical(names []*objfile.Symbol) *objfile.Symbol {
 func (v *view) readData() {
 	for _, y := range v.o.File.Symbols[1:] {
 		s := y.Section
-		if s == nil || y.Name == "" || y.Type == elf.STT_SECTION || y.Type == elf.STT_FILE || y.Value >= s.Size && y.Size == 0 {
+		if s == nil || y.Name == "" || y.Type == elf.STT_SECTION || y.Type == elf.STT_FILE ||
+			y.Value >= s.Size && y.Size == 0 && s.Size != 0 {
 			continue
 		}
 		if r := v.rules[s]; s.Flags&elf.SHF_EXECINSTR != 0 || r == ruleIgnore || r == ruleMerged || r == ruleTable {
