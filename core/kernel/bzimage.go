@@ -13,6 +13,10 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
+// maxWindow bounds the memory that an unpacker looks back to: twice what kernels are packed with (scripts/Makefile.lib:
+// zstd --ultra -22), in bytes.
+const maxWindow = 256 << 20
+
 // unpackBzImage unpacks the kernel proper from an x86 bzImage (Documentation/arch/x86/boot.rst): the setup header at
 // offset 0x1f1, since protocol 2.08 with the place of the compressed kernel behind the setup sectors.
 func unpackBzImage(b []byte) ([]byte, error) {
@@ -29,7 +33,8 @@ func unpackBzImage(b []byte) ([]byte, error) {
 	start := (sectors+1)*512 + uint64(binary.LittleEndian.Uint32(b[0x248:]))
 	length := uint64(binary.LittleEndian.Uint32(b[0x24c:]))
 	if start+length > uint64(len(b)) {
-		return nil, fmt.Errorf("bzImage: the file has %d bytes, its kernel ends at %d: cut off? %w", len(b), start+length, ErrFormat)
+		return nil, fmt.Errorf("bzImage: the file has %d bytes, its kernel ends at %d: cut off? %w",
+			len(b), start+length, ErrFormat)
 	}
 	out, err := decompress(b[start : start+length])
 	if err != nil {
@@ -52,6 +57,7 @@ func decompress(p []byte) ([]byte, error) {
 		r.Multistream(false)
 		return readBounded("gzip", r)
 	}
+	options := []zstd.DOption{zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1)}
 	body, size := p[:len(p)-4], binary.LittleEndian.Uint32(p[len(p)-4:])
 	var out []byte
 	var err error
@@ -60,13 +66,17 @@ func decompress(p []byte) ([]byte, error) {
 		out, err = unpackXZ(body)
 	case bytes.HasPrefix(p, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		var r *zstd.Decoder
-		if r, err = zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderMaxWindow(maxImage), zstd.WithDecoderConcurrency(1)); err == nil {
+		if r, err = zstd.NewReader(bytes.NewReader(body), options...); err == nil {
 			defer r.Close()
 			out, err = readBounded("zstd", r)
 		}
 	case bytes.HasPrefix(p, []byte{0x02, 0x21, 0x4c, 0x18}):
 		out, err = unpackLZ4(body)
 	case bytes.HasPrefix(p, []byte{0x5d, 0, 0}):
+		// LZMA_Alone: properties, then the dictionary's size, which is allocated at once.
+		if n := binary.LittleEndian.Uint32(p[1:]); n > maxWindow {
+			return nil, fmt.Errorf("lzma: a dictionary of %d bytes is not plausible: %w", n, ErrFormat)
+		}
 		var r io.Reader
 		if r, err = lzma.NewReader(bytes.NewReader(body)); err == nil {
 			out, err = readBounded("lzma", r)

@@ -98,7 +98,8 @@ func TestUnpackBzImageRefused(t *testing.T) {
 	}
 }
 
-// TestXZDamaged changes bytes, those of the headers and every seventh of the rest: each change is refused, or, in padding and unused fields, without effect.
+// TestXZDamaged changes bytes, those of the headers and every seventh of the rest: each change is
+// refused, or, in padding and unused fields, without effect.
 func TestXZDamaged(t *testing.T) {
 	packed, want := fixture(t, "x86.xz"), fixture(t, "x86.bin")
 	for i := range packed {

@@ -118,7 +118,8 @@ func coreOf(f io.ReaderAt) (*Kernel, error) {
 		return nil, err
 	}
 	if s := k.Symbols.LookupIn("", "_stext"); len(s) != 1 || s[0].Address != stext {
-		return nil, fmt.Errorf("the kallsyms tables do not have _stext at %#x, where VMCOREINFO has it: damaged core? %w", stext, ErrFormat)
+		return nil, fmt.Errorf("the kallsyms tables do not have _stext at %#x, where VMCOREINFO has it: damaged core? %w",
+			stext, ErrFormat)
 	}
 	k.noModules = k.readModules()
 	k.setRanges()
@@ -189,8 +190,8 @@ func (c *coreFile) vmcoreinfo() (vmcoreinfo, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("the core has no VMCOREINFO, as a note or in memory; kernels since Linux 6.0 with CONFIG_CRASH_CORE or "+
-		"CONFIG_VMCORE_INFO write what is needed: %w", ErrFormat)
+	return nil, fmt.Errorf("the core has no VMCOREINFO, as a note or in memory; kernels since Linux 6.0 with "+
+		"CONFIG_CRASH_CORE or CONFIG_VMCORE_INFO write what is needed: %w", ErrFormat)
 }
 
 // coreSymbols reads the kallsyms tables through the kernel's memory.
@@ -218,7 +219,8 @@ func coreSymbols(m Memory, info vmcoreinfo, order binary.ByteOrder) (*Symbols, e
 	// The names end before the tokens, the tokens before their index.
 	names, tokens := at["token_table"]-at["names"], at["token_index"]-at["token_table"]
 	if t.count == 0 || t.count > maxSymbols || names > 64*maxSymbols || tokens > 1<<16+512 {
-		return nil, fmt.Errorf("kallsyms tables: %d symbols, %d bytes of names, %d of tokens: %w", t.count, names, tokens, ErrFormat)
+		return nil, fmt.Errorf("kallsyms tables: %d symbols, %d bytes of names, %d of tokens: %w",
+			t.count, names, tokens, ErrFormat)
 	}
 	if t.names, err = read("names", names); err != nil {
 		return nil, err

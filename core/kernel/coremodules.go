@@ -71,7 +71,8 @@ func (k *Kernel) moduleLayout() (*moduleLayout, error) {
 	for _, need := range []struct {
 		layout btfLayout
 		names  string
-	}{{l.module, "state list name kallsyms syms num_syms"}, {l.memory, "base size"}, {l.kallsyms, "symtab num_symtab strtab typetab"}} {
+	}{{l.module, "state list name kallsyms syms num_syms"}, {l.memory, "base size"},
+		{l.kallsyms, "symtab num_symtab strtab typetab"}} {
 		for name := range strings.FieldsSeq(need.names) {
 			if _, ok := need.layout.members[name]; !ok {
 				return nil, fmt.Errorf("the kernel's BTF describes no module with member %s: %w", name, ErrFormat)

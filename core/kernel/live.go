@@ -88,7 +88,8 @@ func (k *Kernel) openKcore() error {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("read the running kernel's memory: %w; run as root", err)
 	case err != nil:
-		return fmt.Errorf("read the running kernel's memory: %w; load the ksplice module, or use a kernel with CONFIG_PROC_KCORE", err)
+		return fmt.Errorf("read the running kernel's memory: %w; load the ksplice module, or use a kernel "+
+			"with CONFIG_PROC_KCORE", err)
 	}
 	c, err := readCore(f)
 	if err != nil {

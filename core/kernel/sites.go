@@ -129,7 +129,8 @@ func (k *Kernel) moduleTable(module, section string, entry uint64) ([]byte, uint
 		}
 		return p, address, nil
 	}
-	return nil, 0, fmt.Errorf("module %s: its struct module at %#x names no table at %#x (%s): %w", module, this, address, section, ErrFormat)
+	return nil, 0, fmt.Errorf("module %s: its struct module at %#x names no table at %#x (%s): %w",
+		module, this, address, section, ErrFormat)
 }
 
 func within(ranges []Range, address, size uint64) bool {

@@ -25,7 +25,8 @@ func TestSymbols(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &Kernel{Symbols: s, Modules: map[string]Module{"mod_a": {Name: "mod_a", Ranges: []Range{{0xffffffffc0100000, 0xffffffffc0101000}}}}}
+	k := &Kernel{Symbols: s, Modules: map[string]Module{"mod_a": {Name: "mod_a",
+		Ranges: []Range{{0xffffffffc0100000, 0xffffffffc0101000}}}}}
 	k.setRanges()
 	if s.Len() != 10 {
 		t.Errorf("Len = %d, want 10", s.Len())

@@ -24,7 +24,8 @@ func (c *coreFile) memory(info vmcoreinfo) (Memory, error) {
 		if len(c.virtual.list) > 0 {
 			return m, nil
 		}
-		return nil, fmt.Errorf("the core is by physical address, and page tables of %v are not known; use a dump by virtual address (kdump)",
+		return nil, fmt.Errorf("the core is by physical address, and page tables of %v are not known; "+
+			"use a dump by virtual address (kdump)",
 			elf.Machine(c.machine))
 	}
 	var err error
