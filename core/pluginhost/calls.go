@@ -23,6 +23,8 @@ const (
 	ownPrefix = "/ksplice.plugin.v1."
 	// exitGrace is how long a broken connection waits for the process to be seen to have ended.
 	exitGrace = 2 * time.Second
+	// deadlineSkew is how much earlier than the host a plugin may see the deadline of a call.
+	deadlineSkew = 200 * time.Millisecond
 )
 
 // call is one call that is under way.
@@ -61,6 +63,7 @@ func (i *instance) begin(ctx context.Context, fullMethod string, long bool) *cal
 func (c *call) end(err error) error {
 	c.once.Do(func() {
 		c.inst.host.account(c.inst.file, time.Since(c.begun))
+		c.awaitDeadline(err)
 		if err != nil && c.ctx.Err() != nil {
 			c.over = c.ctx.Err()
 			c.inst.drain(c.number)
@@ -71,6 +74,18 @@ func (c *call) end(err error) error {
 		return nil
 	}
 	return c.explain(err)
+}
+
+// awaitDeadline waits for a deadline that the plugin's side saw first: gRPC tells it the deadline, and its timer may be
+// ahead of ours.
+func (c *call) awaitDeadline(err error) {
+	code := status.Code(err)
+	if code != codes.Canceled && code != codes.DeadlineExceeded {
+		return
+	}
+	if at, ok := c.ctx.Deadline(); ok && time.Until(at) < deadlineSkew {
+		<-c.ctx.Done()
+	}
 }
 
 // explain turns the error of a call into one that says what became of the plugin. A plugin's own diagnostic, and the end

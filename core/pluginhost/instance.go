@@ -166,7 +166,8 @@ func (i *instance) refused(run *processRunner, err error) error {
 		}
 	default:
 	}
-	if i.proc.ended(exitGrace) {
+	// go-plugin kills a process that it cannot connect to.
+	if i.proc.ended(exitGrace) && !i.proc.diedOfUs() {
 		return newError(ErrExited, i.label, i.proc.output.String(), "it %s before the handshake", i.proc.outcome)
 	}
 	i.proc.kill()

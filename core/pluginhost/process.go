@@ -26,6 +26,7 @@ type process struct {
 
 	mu      sync.Mutex // guards reaping: signals go to a group that still exists
 	reaped  bool
+	killed  bool          // by this program
 	exited  chan struct{} // closed when the process has ended and its output was read
 	outcome string        // how it ended; to be read once exited is closed
 }
@@ -108,9 +109,21 @@ func (p *process) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.reaped {
+		p.killed = true
 		unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		unix.Kill(p.cmd.Process.Pid, unix.SIGKILL) // should it have left its group
 	}
+}
+
+// diedOfUs says, once the process has ended, that it did so because this program killed it.
+func (p *process) diedOfUs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd.ProcessState == nil {
+		return p.killed
+	}
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return p.killed && ok && status.Signaled() && status.Signal() == unix.SIGKILL
 }
 
 // ended waits up to d for the process to end.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -49,12 +50,13 @@ func Serve(kind plugin.Kind, impl plugin.Base, register Register) {
 		os.Stdout, os.Stderr = stderr, stderr
 	})
 	var server *grpc.Server
+	var ending atomic.Bool
 	versions := make(map[int]goplugin.PluginSet)
 	for _, v := range plugin.Protocols() {
 		versions[v] = goplugin.PluginSet{string(kind): &grpcPlugin{register: func(s *grpc.Server) {
 			server = s
 			registerAll(s, kind, impl, calls, register)
-			go endWithHost(s, calls)
+			go endWithHost(s, calls, &ending)
 		}}}
 	}
 	goplugin.Serve(&goplugin.ServeConfig{
@@ -65,6 +67,9 @@ func Serve(kind plugin.Kind, impl plugin.Base, register Register) {
 			return grpc.NewServer(append(opts, serverOptions(calls)...)...)
 		},
 	})
+	if ending.Load() {
+		select {} // endWithHost has stopped the server, and ends the process when it has cleaned up
+	}
 	if server != nil {
 		server.Stop()
 	}
@@ -91,10 +96,11 @@ func describe(w io.Writer, kind plugin.Kind, impl plugin.Base) error {
 
 // endWithHost ends the process when it is told to terminate; the kernel tells it so when its host dies. Calls that
 // run are cancelled and may clean up; then the whole process group goes, compilers included.
-func endWithHost(s *grpc.Server, c *calls) {
+func endWithHost(s *grpc.Server, c *calls, ending *atomic.Bool) {
 	terminate := make(chan os.Signal, 1)
 	signal.Notify(terminate, unix.SIGTERM, unix.SIGHUP)
 	<-terminate
+	ending.Store(true)
 	go s.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), endGrace)
 	defer cancel()

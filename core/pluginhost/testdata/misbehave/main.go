@@ -4,8 +4,14 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -48,7 +54,11 @@ var starting = map[string]func(){
 		if _, err := net.Listen("unix", socket); err != nil {
 			os.Exit(1)
 		}
-		fmt.Printf("1|1|unix|%s|grpc|%s\n", socket, strings.Repeat("A", 400))
+		fmt.Printf("1|1|unix|%s|grpc|%s\n", socket, certificate())
+		time.Sleep(forever)
+	},
+	"bad-certificate": func() {
+		fmt.Printf("1|1|unix|/nowhere|grpc|%s\n", strings.Repeat("A", 400))
 		time.Sleep(forever)
 	},
 	"garbage-line":  func() { fmt.Println("usage: garbage-line [options]"); time.Sleep(forever) },
@@ -59,6 +69,20 @@ var starting = map[string]func(){
 		fmt.Println("1|1|unix|/nowhere|grpc|")
 		time.Sleep(forever)
 	},
+}
+
+// certificate returns one that a host can read, as the handshake has it.
+func certificate() string {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(forever)}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return base64.RawStdEncoding.EncodeToString(der)
 }
 
 // misbehaver is the plugin of a mode, of both kinds.
@@ -89,6 +113,9 @@ func (m misbehaver) Describe(ctx context.Context, req *arch.DescribeRequest) (*a
 	case "frozen":
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 	case "obeys":
+		if err := os.WriteFile(req.Objects[0].Path, []byte("begun"), 0o600); err != nil {
+			return nil, err
+		}
 		<-ctx.Done()
 		time.Sleep(300 * time.Millisecond)
 		return nil, errors.Join(ctx.Err(), os.WriteFile(req.Objects[0].Path, []byte("cleaned up"), 0o600))
