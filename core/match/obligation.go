@@ -107,11 +107,6 @@ func (m *matcher) tracer(address uint64) bool {
 	return strings.HasPrefix(s.Module, "__builtin__") || s.Module == "bpf" || (s.Module == "" && m.outsideText(address))
 }
 
-func (m *matcher) moduleAt(address uint64) string {
-	module, _ := m.k.Owner(address)
-	return module
-}
-
 func (m *matcher) inModule(address uint64) bool {
 	_, ok := m.k.Owner(address)
 	return ok
