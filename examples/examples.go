@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
+	"strings"
 )
 
 //go:embed patches
@@ -75,10 +77,23 @@ type Example struct {
 // Effect is what a program sees.
 type Effect struct {
 	Action []string
-	// Old and New are regular expressions.
+	// Old and New are regular expressions for the text without the newline at its end.
 	Old, New string
 	// Once: what has been seen stays after undo (a line in the kernel's log).
 	Once bool
+}
+
+// Seen says which effect a text of "exercise do" shows: "old", "new" or, for neither or both, "".
+func (x Effect) Seen(text string) string {
+	text = strings.TrimSuffix(text, "\n")
+	was, now := regexp.MustCompile(x.Old).MatchString(text), regexp.MustCompile(x.New).MatchString(text)
+	switch {
+	case was && !now:
+		return "old"
+	case now && !was:
+		return "new"
+	}
+	return ""
 }
 
 // All lists the examples, the simplest first.
@@ -87,7 +102,7 @@ var All = []Example{
 		Name: "uptime-words", Traits: Vmlinux, Targets: []string{"vmlinux"}, Functions: []string{"uptime_proc_show"},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/uptime"},
-			Old:    `^\d+\.\d\d \d+\.\d\d\n$`, New: `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d\)\n$`,
+			Old:    `^\d+\.\d\d \d+\.\d\d$`, New: `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d\)$`,
 		}},
 	},
 	{
@@ -95,7 +110,7 @@ var All = []Example{
 		Modules: []string{"pktgen"},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/net/pktgen/pgctrl"},
-			Old:    `^Packet Generator [^\n]*\n$`, New: `^Packet Generator [^\n]*\nCommands: start stop reset\n$`,
+			Old:    `^Packet Generator [^\n]*$`, New: `^Packet Generator [^\n]*\nCommands: start stop reset$`,
 		}},
 	},
 	{
@@ -103,10 +118,10 @@ var All = []Example{
 		Functions: []string{"loadavg_proc_show", "vlan_seq_show"}, Modules: []string{"8021q"},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/loadavg"},
-			Old:    `^[\d. ]+ \d+/\d+ \d+\n$`, New: `^[\d. ]+ \d+/\d+ \d+ of \d+ cpus\n$`,
+			Old:    `^[\d. ]+ \d+/\d+ \d+$`, New: `^[\d. ]+ \d+/\d+ \d+ of \d+ cpus$`,
 		}, {
 			Action: []string{"file", "/proc/net/vlan/config"},
-			Old:    `^VLAN Dev name\t \| VLAN ID\n`, New: `^VLAN Dev name\t \| VLAN ID \| Device\n`,
+			Old:    `^VLAN Dev name\t \| VLAN ID(\n|$)`, New: `^VLAN Dev name\t \| VLAN ID \| Device(\n|$)`,
 		}},
 	},
 	{
@@ -115,7 +130,7 @@ var All = []Example{
 		Setup: [][]string{{"vlan", "dummy0", "5"}},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/net/vlan/config"},
-			Old:    `\ndummy0\.5 +\| 5  \| dummy0\n`, New: `\ndummy0\.5 +\| 5  \| dummy0 \| (up|down)\n`,
+			Old:    `\ndummy0\.5 +\| 5  \| dummy0(\n|$)`, New: `\ndummy0\.5 +\| 5  \| dummy0 \| (up|down)(\n|$)`,
 		}},
 	},
 	{
@@ -123,7 +138,7 @@ var All = []Example{
 		Functions: []string{"proc_do_uuid"},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/sys/kernel/random/boot_id"},
-			Old:    `^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n$`, New: `^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}\n$`,
+			Old:    `^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`, New: `^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$`,
 		}, {
 			Action: []string{"log", "UUIDs are"},
 			Old:    `^no line$`, New: `^random: UUIDs are shown in capitals$`, Once: true,
@@ -132,9 +147,9 @@ var All = []Example{
 	{
 		Name: "reboot-names", Traits: Vmlinux | Ambiguous, Targets: []string{"vmlinux"}, Functions: []string{"mode_show", "type_show"},
 		Show: []Effect{{
-			Action: []string{"file", "/sys/kernel/reboot/mode"}, Old: `^\w+\n$`, New: `^mode \w+\n$`,
+			Action: []string{"file", "/sys/kernel/reboot/mode"}, Old: `^\w+$`, New: `^mode \w+$`,
 		}, {
-			Action: []string{"file", "/sys/kernel/reboot/type"}, Old: `^\w+\n$`, New: `^type \w+\n$`,
+			Action: []string{"file", "/sys/kernel/reboot/type"}, Old: `^\w+$`, New: `^type \w+$`,
 		}},
 	},
 	{
@@ -159,14 +174,14 @@ var All = []Example{
 	},
 	{
 		Name: "getppid-init", Traits: Vmlinux | Cheap, Targets: []string{"vmlinux"}, Functions: []string{"__x64_sys_getppid"},
-		Show: []Effect{{Action: []string{"getppid"}, Old: `^0\n$`, New: `^1\n$`}},
+		Show: []Effect{{Action: []string{"getppid"}, Old: `^0$`, New: `^1$`}},
 	},
 	{
 		Name: "uptime-words-seconds", Base: "uptime-words", Traits: Vmlinux, Targets: []string{"vmlinux"},
 		Functions: []string{"uptime_proc_show"},
 		Show: []Effect{{
 			Action: []string{"file", "/proc/uptime"},
-			Old:    `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d\)\n$`, New: `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d:\d\d\)\n$`,
+			Old:    `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d\)$`, New: `^\d+\.\d\d \d+\.\d\d \(\d+ days \d\d:\d\d:\d\d\)$`,
 		}},
 	},
 }

@@ -27,7 +27,7 @@ var actions = map[string]action{
 	"write":      {"PATH TEXT", write},
 }
 
-// find returns the action that the arguments name, and its own arguments.
+// find returns the action that the arguments name, ready to be used; its text has no newline at the end.
 func find(args []string) (func() (string, error), error) {
 	if len(args) == 0 {
 		return nil, fmt.Errorf("no action: %w", errUsage)
@@ -39,7 +39,10 @@ func find(args []string) (func() (string, error), error) {
 	if want := len(strings.Fields(a.args)); len(args)-1 != want {
 		return nil, fmt.Errorf("action %s takes %d arguments (%s), not %d: %w", args[0], want, a.args, len(args)-1, errUsage)
 	}
-	return func() (string, error) { return a.do(args[1:]) }, nil
+	return func() (string, error) {
+		text, err := a.do(args[1:])
+		return strings.TrimSuffix(text, "\n"), err
+	}, nil
 }
 
 func do(args []string) error {
@@ -51,7 +54,7 @@ func do(args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Println(strings.TrimRight(text, "\n"))
+	_, err = fmt.Println(text)
 	return err
 }
 

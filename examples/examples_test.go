@@ -1,0 +1,100 @@
+package examples
+
+import (
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ksplice/ksplice/core/patch"
+)
+
+// series are the kernels that every patch is for.
+var series = []string{"6.1", "6.12"}
+
+// notListed are patches that others use.
+var notListed = []string{"proc-version"}
+
+func TestPatches(t *testing.T) {
+	check := func(name string, b []byte, err error) {
+		t.Helper()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		subject, rest, _ := strings.Cut(string(b), "\n")
+		if !strings.HasPrefix(subject, "Subject: ") || !strings.HasPrefix(rest, "\n") {
+			t.Errorf("%s: it does not begin with a subject and an empty line", name)
+		}
+		if _, err := patch.Parse(b); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, s := range series {
+		for _, e := range All {
+			b, err := e.Patch(s)
+			check(e.Name, b, err)
+		}
+		for _, r := range Refusals {
+			b, err := r.Patch(s)
+			check(r.Name+"-FAIL", b, err)
+		}
+	}
+}
+
+func TestEveryPatchIsListed(t *testing.T) {
+	listed := slices.Clone(notListed)
+	for _, e := range All {
+		listed = append(listed, e.Name)
+	}
+	for _, r := range Refusals {
+		listed = append(listed, r.Name+"-FAIL")
+	}
+	err := fs.WalkDir(patches, "patches", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !slices.Contains(listed, strings.TrimSuffix(path.Base(p), ".patch")) {
+			t.Errorf("%s is in no list", p)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestList(t *testing.T) {
+	names := map[string]bool{}
+	for _, e := range All {
+		if names[e.Name] {
+			t.Errorf("%s is listed twice", e.Name)
+		}
+		names[e.Name] = true
+		if e.Base != "" && !names[e.Base] {
+			t.Errorf("%s stands on %s, which is not listed before it", e.Name, e.Base)
+		}
+		if len(e.Functions) == 0 || e.Traits.Has(Vmlinux) != slices.Contains(e.Targets, "vmlinux") {
+			t.Errorf("%s: traits %b, targets %q, functions %q", e.Name, e.Traits, e.Targets, e.Functions)
+		}
+		for _, x := range e.Show {
+			for _, re := range []string{x.Old, x.New} {
+				if _, err := regexp.Compile(re); err != nil || re == "" {
+					t.Errorf("%s: expression %q: %v", e.Name, re, err)
+				}
+			}
+		}
+	}
+	for _, r := range Refusals {
+		if _, err := regexp.Compile(r.Words); err != nil {
+			t.Errorf("%s: %v", r.Name, err)
+		}
+		if r.Command != "create" && r.Command != "apply" {
+			t.Errorf("%s: command %q", r.Name, r.Command)
+		}
+	}
+	for i := range 11 {
+		if len(With(Trait(1)<<i)) == 0 {
+			t.Errorf("no example has trait %b", 1<<i)
+		}
+	}
+}
