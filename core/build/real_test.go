@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -133,7 +134,7 @@ func edit(t *testing.T, tree *backend.Tree, path, from, to string) map[string][]
 	return map[string][]byte{path: bytes.Replace(text, []byte(from), []byte(to), 1)}
 }
 
-// treeState digests names, sizes, times and contents of all files below a directory.
+// treeState digests names, modes, sizes, inode numbers and times of writing of all files below a directory.
 func treeState(t *testing.T, root string) string {
 	t.Helper()
 	h := sha256.New()
@@ -141,17 +142,16 @@ func treeState(t *testing.T, root string) string {
 		if err != nil {
 			return err
 		}
-		rel, _ := filepath.Rel(root, path)
-		h.Write([]byte(rel + "\n"))
-		if d.Type().IsRegular() {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			s := sha256.Sum256(text)
-			h.Write(s[:])
+		st, err := d.Info()
+		if err != nil {
+			return err
 		}
-		return nil
+		rel, err := filepath.Rel(root, path)
+		fmt.Fprintf(h, "%s %s %d %d", rel, st.Mode(), st.Size(), st.ModTime().UnixNano())
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			fmt.Fprintf(h, " %d", sys.Ino)
+		}
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
