@@ -21,6 +21,13 @@ func guestInit(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "init"), err
 }
 
+// Program builds a program of the project statically, or takes it from the cache, and returns its path.
+func Program(ctx context.Context, pkg string) (string, error) {
+	name := filepath.Base(pkg)
+	dir, err := built(ctx, name, func(root, dir string) error { return goBuild(ctx, root, filepath.Join(dir, name), pkg) })
+	return filepath.Join(dir, name), err
+}
+
 // Tools builds the ksplice command and the stock plugins as static programs and returns the directory that they are in,
 // as an installation below a prefix has them: bin/ksplice, libexec/ksplice/plugins/*. With Tree they go to a guest.
 func Tools(ctx context.Context) (string, error) {
@@ -28,18 +35,23 @@ func Tools(ctx context.Context) (string, error) {
 		if err := goBuild(ctx, root, filepath.Join(dir, "bin", "ksplice"), "./cmd/ksplice"); err != nil {
 			return err
 		}
+		plugins := filepath.Join(dir, "libexec", "ksplice", "plugins")
 		out, err := output(ctx, root, "go", "list", "-f", `{{if eq .Name "main"}}{{.ImportPath}}{{end}}`, "./plugins/...")
 		if err != nil {
 			return err
 		}
+		names := make(map[string]bool)
 		for _, pkg := range strings.Fields(out) {
 			if !strings.Contains(pkg, "/internal/") {
-				if err := goBuild(ctx, root, filepath.Join(dir, "libexec", "ksplice", "plugins", filepath.Base(pkg)), pkg); err != nil {
+				names[filepath.Base(pkg)] = true
+				if err := goBuild(ctx, root, filepath.Join(plugins, filepath.Base(pkg)), pkg); err != nil {
 					return err
 				}
 			}
 		}
-		return nil
+		return eachFile(plugins, func(name string) bool { return !names[name] }, func(_, path string) error {
+			return os.Remove(path) // a plugin that the source does not have any more
+		})
 	})
 }
 
@@ -82,12 +94,15 @@ func goBuild(ctx context.Context, root, file, pkg string) error {
 }
 
 // BuildKmod builds the kernel module for a kernel, or takes it from the cache, and returns ksplice.ko's path.
-func BuildKmod(ctx context.Context, k *Kernel) (string, error) {
+func BuildKmod(ctx context.Context, k *Kernel) (string, error) { return BuildModule(ctx, k, "kmod", "ksplice") }
+
+// BuildModule builds the module of a name whose source is in a directory of the project, and returns the path of NAME.ko.
+func BuildModule(ctx context.Context, k *Kernel, from, name string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
-	source := filepath.Join(root, "kmod")
+	source := filepath.Join(root, from)
 	wanted := func(name string) bool {
 		switch filepath.Ext(name) {
 		case ".c", ".h", ".S":
@@ -97,9 +112,9 @@ func BuildKmod(ctx context.Context, k *Kernel) (string, error) {
 	}
 	sum, err := digest(source, wanted)
 	if err != nil {
-		return "", fmt.Errorf("build the kernel module: %w", err)
+		return "", fmt.Errorf("build the module %s: %w", name, err)
 	}
-	dir, err := cached("kmod-"+k.Release+"_"+fileName(k.Version)+"-"+sum, func(dir, _ string) error {
+	dir, err := cached(name+"-"+k.Release+"_"+fileName(k.Version)+"-"+sum, func(dir, _ string) error {
 		tree := filepath.Join(dir, "source")
 		err := eachFile(source, wanted, func(rel, path string) error {
 			b, err := os.ReadFile(path)
@@ -117,15 +132,15 @@ func BuildKmod(ctx context.Context, k *Kernel) (string, error) {
 		if _, err := output(ctx, "", "make", "-j2", "-C", k.KDir, "M="+tree, "modules"); err != nil {
 			return err
 		}
-		if err := os.Rename(filepath.Join(tree, "ksplice.ko"), filepath.Join(dir, "ksplice.ko")); err != nil {
+		if err := os.Rename(filepath.Join(tree, name+".ko"), filepath.Join(dir, name+".ko")); err != nil {
 			return err
 		}
 		return os.RemoveAll(tree)
 	})
 	if err != nil {
-		return "", fmt.Errorf("build the kernel module for %s: %w", k.Release, err)
+		return "", fmt.Errorf("build the module %s for %s: %w", name, k.Release, err)
 	}
-	return filepath.Join(dir, "ksplice.ko"), nil
+	return filepath.Join(dir, name+".ko"), nil
 }
 
 // eachFile calls do for the regular files below dir, in order; wanted chooses by base name, and nil takes all.
