@@ -1,6 +1,6 @@
 # Targets of Ksplice. On a fresh Debian 12 machine `make test` and `make demo` install what they need by themselves.
 
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^PACKAGE_VERSION="\(.*\)"/\1/p' kmod/dkms.conf)
 PREFIX  ?= /usr/local
 DESTDIR ?=
 KERNEL  ?= $(shell uname -r)
@@ -34,9 +34,7 @@ lint: ## gofmt, vet, staticcheck, the logs' arguments, shellcheck, sparse, check
 	@.ci/env .ci/lint
 
 kmod: ## the kernel module for the running kernel, or for KERNEL=RELEASE; needs its linux-headers
-	@test -e /lib/modules/$(KERNEL)/build/Makefile || { \
-		echo "kmod: no headers of kernel $(KERNEL): apt-get install linux-headers-$(KERNEL)" >&2; exit 1; }
-	$(MAKE) -C /lib/modules/$(KERNEL)/build M=$(CURDIR)/kmod modules
+	$(MAKE) -C kmod KDIR=/lib/modules/$(KERNEL)/build
 
 generate: ## the generated Go code again (needs protobuf-compiler)
 	$(GO) generate ./...
@@ -50,8 +48,7 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel modu
 
 clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
 	rm -rf bin out
-	find kmod \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' -o -name 'Module.symvers' \
-		-o -name modules.order \) -delete
+	$(MAKE) -C kmod clean
 
 setup: ## what test and demo need: Debian packages, Go
 	@.ci/setup
