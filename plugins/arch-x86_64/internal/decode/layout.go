@@ -316,20 +316,20 @@ func readModRM(r *reader, a attr, p *prefixes, in *Inst) (attr, error) {
 
 // groupAttr settles one-byte opcodes whose operation is in ModRM.
 func groupAttr(op, mod, reg, rm byte, a attr) (attr, error) {
-	none := fmt.Errorf("%w: opcode %#x /%d", ErrUnknown, op, reg)
+	none := func() (attr, error) { return 0, fmt.Errorf("%w: opcode %#x /%d", ErrUnknown, op, reg) }
 	switch op {
 	case 0x8f:
 		if reg != 0 { // XOP
-			return 0, none
+			return none()
 		}
 	case 0xc6: // mov, xabort
 		if reg != 0 && (mod != 3 || reg != 7 || rm != 0) {
-			return 0, none
+			return none()
 		}
 	case 0xc7: // mov, xbegin
 		if reg != 0 {
 			if mod != 3 || reg != 7 || rm != 0 {
-				return 0, none
+				return none()
 			}
 			return modrm | rel32, nil
 		}
@@ -343,11 +343,11 @@ func groupAttr(op, mod, reg, rm byte, a attr) (attr, error) {
 		}
 	case 0xfe:
 		if reg > 1 {
-			return 0, none
+			return none()
 		}
 	case 0xff:
 		if reg == 7 || (reg == 3 || reg == 5) && mod == 3 {
-			return 0, none
+			return none()
 		}
 	}
 	return a, nil

@@ -2,6 +2,7 @@ package describe
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -135,6 +136,7 @@ func staticCallSite(t *tables, s *object.Section, e *arch.TableEntry) error {
 
 // Flags of struct alt_instr in 6.12 (arch/x86/include/asm/alternative.h); 6.1 has ALTINSTR_FLAG_INV in the feature.
 const (
+	altReplOffset    = 4
 	altFeatureOffset = 8
 	altFlagsOffset   = 10
 	altInvert        = 1 << 15
@@ -156,7 +158,7 @@ func alternativeSite(t *tables, s *object.Section, e *arch.TableEntry) error {
 	if lenAt < altFlagsOffset || replLenAt < altFlagsOffset || lenAt >= e.Size || replLenAt >= e.Size {
 		return fmt.Errorf("the facts %s=%d and %s=%d do not fit an entry of %d bytes", factAltLen, lenAt, factAltReplLen, replLenAt, e.Size)
 	}
-	d := SiteDetail{Replacement: t.unit.target(s.Index, e.At+4), ReplacementLen: uint64(s.Data[e.At+replLenAt])}
+	d := SiteDetail{Replacement: t.unit.target(s.Index, e.At+altReplOffset), ReplacementLen: uint64(s.Data[e.At+replLenAt])}
 	feature, not := u16(s, e.At+altFeatureOffset), false
 	if lenAt >= altFlagsOffset+2 {
 		flags := u16(s, e.At+altFlagsOffset)
@@ -168,6 +170,10 @@ func alternativeSite(t *tables, s *object.Section, e *arch.TableEntry) error {
 	detail := fmt.Sprintf("altinstr feature %#x", feature)
 	if not {
 		detail = fmt.Sprintf("altinstr feature not %#x", feature)
+	}
+	if d.ReplacementLen == 0 {
+		// Nothing is there: what the entry refers to is whatever follows.
+		e.Ignore = append(slices.Clip(e.Ignore), arch.Range{Offset: altReplOffset, Length: 4})
 	}
 	if p := d.Replacement; d.ReplacementLen != 0 {
 		if p.Section == 0 || p.At+d.ReplacementLen > uint64(len(t.unit.File.Sections[p.Section].Data)) {

@@ -58,7 +58,7 @@ type comparison struct {
 	starts  []bool // instruction starts of pre, on demand
 	// alternative says that forms of an alternative are tried: its calls may be others than the object's own.
 	alternative bool
-	res     arch.MatchResult
+	res         arch.MatchResult
 }
 
 // pendingTarget is a place of the function itself that run refers to, to be checked when all is mapped.
