@@ -115,7 +115,7 @@ func (r *run) object(t *testing.T, target arch.Target, name, path string) (total
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Plugin{}
+	p := client(t)
 	start := time.Now()
 	desc, err := p.Describe(ctx, &arch.DescribeRequest{Target: target, Objects: []plugin.File{f}})
 	if err != nil {
