@@ -1,0 +1,40 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+// killAt runs a command and kills it the moment that a line of its standard error has the words. It says "killed", or "ended" when the
+// command was faster or never said them.
+func killAt(words string, argv []string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout = io.Discard
+	errs, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	killed := false
+	lines := bufio.NewScanner(errs)
+	for lines.Scan() {
+		if !killed && strings.Contains(lines.Text(), words) {
+			killed = cmd.Process.Signal(syscall.SIGKILL) == nil
+		}
+		fmt.Fprintln(os.Stderr, lines.Text())
+	}
+	_ = cmd.Wait() // it was killed, or its own exit code does not matter here
+	if killed {
+		fmt.Println("killed")
+	} else {
+		fmt.Println("ended")
+	}
+	return nil
+}

@@ -1,0 +1,33 @@
+// Command labtool runs inside the guests of the kernel tests, for what the shell there cannot do.
+//
+//	labtool text save FILE [MODULE...]      keep the text of the kernel proper and of modules
+//	labtool text compare FILE               name every function whose text is not what it was, outside of sites
+//	labtool peek SYMBOL [MODULE]            print a function's run address and its bytes
+//	labtool killat WORDS COMMAND [ARG...]   run a command, kill it with SIGKILL when it prints the words
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "labtool:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) >= 3 && args[0] == "text" && args[1] == "save":
+		return save(args[2], args[3:])
+	case len(args) == 3 && args[0] == "text" && args[1] == "compare":
+		return compare(args[2])
+	case len(args) >= 2 && args[0] == "peek":
+		return peek(append(args[1:], "")[:2])
+	case len(args) >= 3 && args[0] == "killat":
+		return killAt(args[1], args[2:])
+	}
+	return fmt.Errorf("unknown arguments %q", args)
+}
