@@ -93,6 +93,15 @@ invalid:
 	return -EINVAL;
 }
 
+static int make_ranges(struct ksplice_transaction *t)
+{
+	int err = ksplice_ranges_make(t);
+
+	if (err)
+		ksplice_fail(&t->result, KSPLICE_NOMEM, err, 0, "the list of ranges");
+	return err;
+}
+
 /* No two functions of an update may share a byte of code. */
 static int check_overlap(struct ksplice_transaction *t)
 {
@@ -322,7 +331,7 @@ static void apply(struct ksplice_transaction *t)
 	struct ksplice_update *u = t->update;
 	bool hooked = false;
 
-	if (hold_all(t) || check_overlap(t) || prepare_apply(t) || map_patches(t))
+	if (hold_all(t) || make_ranges(t) || check_overlap(t) || prepare_apply(t) || map_patches(t))
 		goto out;
 	if (ksplice_write_changes(u)) {
 		ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, 0, "the list of changes");
@@ -349,7 +358,7 @@ static void undo(struct ksplice_transaction *t)
 	struct ksplice_update *u = t->update;
 	bool hooked = false;
 
-	if (prepare_undo(t) || map_patches(t))
+	if (make_ranges(t) || prepare_undo(t) || map_patches(t))
 		goto out;
 	hooked = true;
 	if (!ksplice_hooks_veto(u, KSPLICE_HOOK_PRE_REVERSE, &t->result))
@@ -378,13 +387,9 @@ out:
 int ksplice_commit_thread(void *data)
 {
 	struct ksplice_transaction *t = data;
-	int err;
 
 	t->nr_found = 0;
-	err = ksplice_ranges_make(t);
-	if (err)
-		ksplice_fail(&t->result, KSPLICE_NOMEM, err, 0, "the list of ranges");
-	else if (t->op == KSPLICE_OP_APPLY)
+	if (t->op == KSPLICE_OP_APPLY)
 		apply(t);
 	else
 		undo(t);
