@@ -3,7 +3,6 @@ package backend
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -46,20 +45,11 @@ func checkTree(req *PrepareRequest, t *Tree) error {
 	return nil
 }
 
-func checkUnits(req *UnitsRequest, resp *UnitsResponse) error {
-	own := make(map[string]bool, len(resp.Units))
+func checkUnits(resp *UnitsResponse) error {
+	// A source stands for all units that include it, so there may be units of other sources than those asked for.
 	for _, u := range resp.Units {
 		if !filepath.IsLocal(u.Source) || !filepath.IsLocal(u.Object) {
 			return fmt.Errorf("the unit %q with object %q is outside the tree", u.Source, u.Object)
-		}
-		own[u.Source] = true
-	}
-	if req.All || slices.ContainsFunc(req.Sources, func(s string) bool { return !own[s] }) {
-		return nil // a source without a unit of its own stands for those that include it
-	}
-	for _, u := range resp.Units {
-		if !slices.Contains(req.Sources, u.Source) {
-			return fmt.Errorf("the unit %s was not asked for", u.Source)
 		}
 	}
 	return nil

@@ -71,7 +71,7 @@ func (c *Client) Units(ctx context.Context, req *UnitsRequest) (*UnitsResponse, 
 		return nil, wire.FromStatus("Units", err)
 	}
 	out := &UnitsResponse{Units: wire.Unpack(resp.GetUnits(), unitFrom)}
-	if err := checkUnits(req, out); err != nil {
+	if err := checkUnits(out); err != nil {
 		return nil, wire.Nonsense(c.Label, "Units", err)
 	}
 	return out, nil

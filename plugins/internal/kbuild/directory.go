@@ -242,18 +242,16 @@ func (d *directories) all(ctx context.Context, jobs int, step func(done int)) ([
 	return list, nil
 }
 
-// units lists the units among objects that these directories build; objects nil means all. Source is found by exists.
-func units(dirs []*directory, wanted map[string]bool, exists func(string) bool) []backend.Unit {
+// units lists the units among objects that these directories build; wanted nil means all. source gives what an object is
+// compiled from; objects without are left out.
+func units(dirs []*directory, wanted map[string]bool, source func(object string) string) []backend.Unit {
 	var list []backend.Unit
 	add := func(object, mod string) {
 		if wanted != nil && !wanted[object] {
 			return
 		}
-		for _, ext := range []string{".c", ".S"} {
-			if source := strings.TrimSuffix(object, ".o") + ext; exists(source) {
-				list = append(list, backend.Unit{Source: source, Object: object, Module: mod})
-				return
-			}
+		if s := source(object); s != "" {
+			list = append(list, backend.Unit{Source: s, Object: object, Module: mod})
 		}
 	}
 	for _, d := range dirs {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,8 @@ const includesName = "includes"
 // skipped are directories that no unit of a kernel includes from.
 var skipped = map[string]bool{"Documentation": true, "tools": true, "samples": true, "scripts": true, "rust": true, ".git": true, "LICENSES": true}
 
-// scanIncludes finds the names in #include directives, conditional or not.
+// scanIncludes finds the names in #include directives, conditional or not, and those that a macro stands for, in case an
+// #include names the macro (include/linux/genl_magic_func.h).
 func scanIncludes(content []byte) []string {
 	var list []string
 	for len(content) > 0 {
@@ -39,8 +41,14 @@ func scanIncludes(content []byte) []string {
 		} else {
 			content = nil
 		}
+		if !begins {
+			continue
+		}
 		rest, ok := bytes.CutPrefix(bytes.TrimLeft(line, " \t"), []byte("include"))
-		if !begins || !ok {
+		if !ok {
+			if m := macroForm.FindSubmatch(line); m != nil {
+				list = append(list, string(m[1]))
+			}
 			continue
 		}
 		rest = bytes.TrimLeft(rest, " \t")
@@ -60,6 +68,9 @@ func scanIncludes(content []byte) []string {
 	return list
 }
 
+// macroForm is a macro that stands for a file's name.
+var macroForm = regexp.MustCompile(`^[ \t]*define[ \t]+\w+[ \t]+(["<][\w./+-]+\.[chS])[">][ \t]*$`)
+
 // onlyBlanks says whether nothing but blanks stands before the end on its last line.
 func onlyBlanks(b []byte) bool {
 	for i := len(b) - 1; i >= 0; i-- {
@@ -74,14 +85,19 @@ func onlyBlanks(b []byte) bool {
 	return true
 }
 
+// shippedSuffix is that of sources that kbuild copies before it compiles them (scripts/Makefile.lib: cmd_shipped).
+const shippedSuffix = "_shipped"
+
 func isSource(name string) bool {
-	switch path.Ext(name) {
+	switch path.Ext(strings.TrimSuffix(name, shippedSuffix)) {
 	case ".c", ".h", ".S":
 		return true
 	}
 	// Included tables: drivers/gpu has .inc, arch/x86 .tbl is data and goes through scripts.
 	return path.Ext(name) == ".inc"
 }
+
+func isMakefile(name string) bool { return slices.Contains(makefileNames, path.Base(name)) }
 
 // index scans the tree's includes.
 func (t *Tree) index(progress plugin.ProgressFunc) error {
@@ -99,7 +115,7 @@ func (t *Tree) index(progress plugin.ProgressFunc) error {
 		if d.IsDir() && (skipped[rel] || filepath.Dir(rel) == "arch" && d.Name() != t.Arch) {
 			return filepath.SkipDir
 		}
-		if d.Type().IsRegular() && isSource(rel) {
+		if d.Type().IsRegular() && (isSource(rel) || isMakefile(rel)) {
 			names = append(names, rel)
 		}
 		return nil
@@ -116,13 +132,18 @@ func (t *Tree) index(progress plugin.ProgressFunc) error {
 			if err != nil {
 				return err
 			}
-			lines[i] = strings.Join(append([]string{name}, scanIncludes(b)...), "\t")
+			if isMakefile(name) {
+				lines[i] = strings.Join(scanMakefile(name, string(b)), "\n")
+			} else {
+				lines[i] = strings.Join(append([]string{strings.TrimSuffix(name, shippedSuffix)}, scanIncludes(b)...), "\t")
+			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("index the tree: %w", err)
 	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return l == "" })
 	slices.Sort(lines)
 	return writeFile(t.state(includesName), []byte(strings.Join(lines, "\n")+"\n"))
 }
@@ -135,6 +156,8 @@ type includes struct {
 	// search are the directories of LINUXINCLUDE, in order; forced the files that every unit includes.
 	search []string
 	forced []string
+	// rules are those that make objects of sources elsewhere.
+	rules []sourceRule
 }
 
 type include struct {
@@ -148,9 +171,9 @@ var indexes struct {
 	known map[string]*includes
 }
 
-// includes reads the tree's index. Where a work tree differs, its own files are what host asks about, so they need not be
+// includes reads the tree's index. Where a work tree differs, its own files are what the host asks about, so they need not be
 // looked at: a file is found by those that include it, not by what it includes.
-func (t *Tree) includes(string) (*includes, error) {
+func (t *Tree) includes() (*includes, error) {
 	indexes.Lock()
 	defer indexes.Unlock()
 	if x := indexes.known[t.Dir]; x != nil {
@@ -195,6 +218,14 @@ func (x *includes) paths(flags string) {
 
 // add adds a file and what it includes.
 func (x *includes) add(line []string) {
+	switch {
+	case line[0] == ruleMark && len(line) == 3:
+		x.rules = append(x.rules, sourceRule{line[1], line[2]})
+		return
+	case line[0] == forcedMark && len(line) == 2:
+		x.forced = append(x.forced, line[1])
+		return
+	}
 	x.files[line[0]] = true
 	for _, s := range line[1:] {
 		name := s[1:]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,12 +50,13 @@ func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFu
 	name := digest(Layout, key)[:32]
 	dir := filepath.Join(s.dir, name)
 	if t, err := Open(dir); err == nil {
+		Used(t)
 		return t, true, nil
 	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, false, fmt.Errorf("prepare tree: %w", err)
 	}
-	unlock, err := lock(ctx, dir+".lock", progress)
+	unlock, err := lock(ctx, dir+lockSuffix, progress)
 	if err != nil {
 		return nil, false, fmt.Errorf("prepare tree: %w", err)
 	}
@@ -62,7 +64,7 @@ func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFu
 	if t, err := Open(dir); err == nil {
 		return t, true, nil // somebody else made it while this one waited
 	}
-	tmp := dir + ".new"
+	tmp := dir + newSuffix
 	for _, rubbish := range []string{tmp, dir} {
 		if err := os.RemoveAll(rubbish); err != nil {
 			return nil, false, fmt.Errorf("prepare tree: remove what a killed run left: %w", err)
@@ -88,8 +90,93 @@ func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFu
 	if err = os.Rename(tmp, dir); err != nil {
 		return nil, false, fmt.Errorf("prepare tree: %w", err)
 	}
-	t, err = Open(dir)
-	return t, false, err
+	if t, err = Open(dir); err != nil {
+		return nil, false, err
+	}
+	s.sweep(name)
+	return t, false, nil
+}
+
+const (
+	// keptTrees is how many trees stay when another is made: those that were used last. A tree takes some 1.5 GB.
+	keptTrees = 6
+	// youngTree is the age since its last use below which a tree stays anyway: somebody may work with it.
+	youngTree = 24 * time.Hour
+)
+
+// Used notes that a tree is used now.
+func Used(t *Tree) {
+	now := time.Now()
+	// It decides only which tree is removed first.
+	_ = os.Chtimes(filepath.Join(t.Dir, treeName), now, now)
+}
+
+// sweep removes the trees that were used least lately, and what killed runs left of others. It may fail: the next one sweeps
+// again.
+func (s *Store) sweep(current string) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return
+	}
+	type candidate struct {
+		name string
+		used time.Time
+	}
+	var list []candidate
+	for _, e := range entries {
+		name, unfinished := strings.CutSuffix(e.Name(), newSuffix)
+		if !e.IsDir() || name == current {
+			continue
+		}
+		c := candidate{name: name}
+		if st, err := os.Stat(filepath.Join(s.dir, name, treeName)); err == nil && !unfinished {
+			c.used = st.ModTime()
+		}
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b candidate) int { return b.used.Compare(a.used) })
+	for i, c := range list {
+		if !c.used.IsZero() && (i+1 < keptTrees || time.Since(c.used) < youngTree) {
+			continue
+		}
+		if unlock := tryLock(filepath.Join(s.dir, c.name) + lockSuffix); unlock != nil {
+			s.remove(c.name, c.used)
+			unlock()
+		}
+	}
+}
+
+// remove removes a tree, or what there is of it, by the caller's lock. tree.json goes first: without it there is no tree.
+func (s *Store) remove(name string, used time.Time) {
+	dir := filepath.Join(s.dir, name)
+	if st, err := os.Stat(filepath.Join(dir, treeName)); err == nil {
+		if !st.ModTime().Equal(used) {
+			return // it was made or used in the meantime
+		}
+		if os.Remove(filepath.Join(dir, treeName)) != nil {
+			return
+		}
+	}
+	_ = os.RemoveAll(dir)
+	_ = os.RemoveAll(dir + newSuffix)
+}
+
+const (
+	lockSuffix = ".lock"
+	newSuffix  = ".new"
+)
+
+// tryLock takes a lock unless somebody has it.
+func tryLock(path string) (unlock func()) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil
+	}
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		f.Close()
+		return nil
+	}
+	return func() { f.Close() }
 }
 
 // lockPoll is how often a waiting process looks whether the lock is free.

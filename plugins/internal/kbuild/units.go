@@ -15,7 +15,8 @@ import (
 
 // Units finds translation units; see backend.Backend. A source that is no unit of its own, a header or a .c file that
 // others include, stands for all built units that include it, directly or not. That set may be too large (a name that could
-// mean several files counts for each), never too small, but for includes whose name is computed by a macro.
+// mean several files counts for each), never too small; units whose source is made during the build (tables, mostly) are
+// not looked into.
 func Units(ctx context.Context, req *backend.UnitsRequest) (*backend.UnitsResponse, error) {
 	t, err := openFor(req.Tree)
 	if err != nil {
@@ -31,6 +32,9 @@ func Units(ctx context.Context, req *backend.UnitsRequest) (*backend.UnitsRespon
 	}
 	defer done()
 	s := &unitSearch{t: t, d: d, work: work}
+	if s.includes, err = t.includes(); err != nil {
+		return nil, err
+	}
 	if req.All {
 		list, err := s.all(ctx)
 		if err != nil {
@@ -80,7 +84,7 @@ func (s *unitSearch) all(ctx context.Context) ([]backend.Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.every = units(dirs, nil, s.exists)
+	s.every = units(dirs, nil, s.source)
 	s.bySource = map[string][]backend.Unit{}
 	for _, u := range s.every {
 		s.bySource[u.Source] = append(s.bySource[u.Source], u)
@@ -88,40 +92,79 @@ func (s *unitSearch) all(ctx context.Context) ([]backend.Unit, error) {
 	return s.every, nil
 }
 
-// find finds the units of one source, or those that include it.
+// manyIncluders is above how many includers of a file all makefiles are read, instead of those on the way to each.
+const manyIncluders = 200
+
+// find finds the units that compile one source, and those that include it. A source may be both: some .c files are compiled by
+// themselves and included by others.
 func (s *unitSearch) find(ctx context.Context, source string) ([]backend.Unit, error) {
-	ext := path.Ext(source)
 	if !filepath.IsLocal(source) {
 		return nil, errors.New("find units: " + source + " lies outside the tree")
 	}
-	if ext == ".c" || ext == ".S" {
-		dirs, err := s.d.chain(ctx, source)
-		if err != nil {
-			return nil, err
-		}
-		object := strings.TrimSuffix(source, ext) + ".o"
-		list := slices.DeleteFunc(units(dirs, map[string]bool{object: true}, s.exists), func(u backend.Unit) bool { return u.Source != source })
-		if len(list) > 0 {
-			return list, nil
-		}
-	}
-	if s.includes == nil {
-		var err error
-		if s.includes, err = s.t.includes(s.work); err != nil {
-			return nil, err
-		}
-	}
-	files, everything := s.includes.includers(source)
-	all, err := s.all(ctx)
+	list, err := s.of(ctx, source)
 	if err != nil {
 		return nil, err
 	}
-	if everything {
-		return all, nil
-	}
-	list := slices.Clone(s.bySource[source])
-	for _, f := range files {
-		list = append(list, s.bySource[f]...)
+	files, everything := s.includes.includers(source)
+	switch {
+	case everything || len(files) > manyIncluders:
+		all, err := s.all(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if everything {
+			return all, nil
+		}
+		for _, f := range files {
+			list = append(list, s.bySource[f]...)
+		}
+	default:
+		for _, f := range files {
+			of, err := s.of(ctx, f)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, of...)
+		}
 	}
 	return list, nil
+}
+
+// of finds the units that compile a file as their source: its own object, and those that a makefile's rule makes of it.
+func (s *unitSearch) of(ctx context.Context, source string) ([]backend.Unit, error) {
+	ext := path.Ext(source)
+	if ext != ".c" && ext != ".S" {
+		return nil, nil
+	}
+	wanted := map[string]bool{strings.TrimSuffix(source, ext) + ".o": true}
+	for _, r := range s.includes.rules {
+		if object, ok := r.object(source); ok {
+			wanted[object] = true
+		}
+	}
+	var list []backend.Unit
+	for object := range wanted {
+		dirs, err := s.d.chain(ctx, object)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, units(dirs, map[string]bool{object: true}, s.source)...)
+	}
+	return slices.DeleteFunc(list, func(u backend.Unit) bool { return u.Source != source }), nil
+}
+
+// source is what an object is compiled from; empty when that is made during the build.
+func (s *unitSearch) source(object string) string {
+	stem := strings.TrimSuffix(object, ".o")
+	for _, ext := range []string{".c", ".S"} {
+		if s.exists(stem+ext) || s.exists(stem+ext+shippedSuffix) {
+			return stem + ext
+		}
+	}
+	for _, r := range s.includes.rules {
+		if source, ok := r.from(object); ok && s.exists(source) {
+			return source
+		}
+	}
+	return ""
 }

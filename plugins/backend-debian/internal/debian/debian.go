@@ -96,6 +96,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 		if err != nil {
 			return nil, err
 		}
+		kbuild.Used(t)
 		return describe(ctx, t, true)
 	}
 	progress(plugin.Progress{Stage: "find", Message: "packages of " + req.Release})
@@ -113,6 +114,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 	if err != nil {
 		return nil, err
 	}
+	sweepPackages(filepath.Join(req.CacheDir, "packages"))
 	return describe(ctx, t, reused)
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ksplice/ksplice/plugins/internal/kbuild"
@@ -78,6 +79,43 @@ func fetch(ctx context.Context, dir, extra string, list []packageInfo, progress 
 		}
 	}
 	return paths, nil
+}
+
+const (
+	// keptPackages bounds the packages that stay for the next flavour of a kernel, or for when the tree was removed.
+	keptPackages = 600 << 20
+	// youngPackage is the age below which a package stays: somebody may be reading it.
+	youngPackage = time.Hour
+)
+
+// sweepPackages removes the oldest packages until the rest is small enough, and downloads that were never finished.
+func sweepPackages(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // there is nothing to remove
+	}
+	var files []os.FileInfo
+	var total int64
+	for _, e := range entries {
+		st, err := e.Info()
+		switch {
+		case err != nil:
+		case e.IsDir() && time.Since(st.ModTime()) > 24*time.Hour:
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		case st.Mode().IsRegular():
+			files = append(files, st)
+			total += st.Size()
+		}
+	}
+	slices.SortFunc(files, func(a, b os.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, st := range files {
+		if total <= keptPackages || time.Since(st.ModTime()) < youngPackage {
+			return
+		}
+		if os.Remove(filepath.Join(dir, st.Name())) == nil {
+			total -= st.Size()
+		}
+	}
 }
 
 // take looks in dir for a package by its size and digest and gives it the name target, by link or copy.
