@@ -95,7 +95,9 @@ func goBuild(ctx context.Context, root, file, pkg string) error {
 }
 
 // BuildKmod builds the kernel module for a kernel, or takes it from the cache, and returns ksplice.ko's path.
-func BuildKmod(ctx context.Context, k *Kernel) (string, error) { return BuildModule(ctx, k, "kmod", "ksplice") }
+func BuildKmod(ctx context.Context, k *Kernel) (string, error) {
+	return BuildModule(ctx, k, "kmod", "ksplice")
+}
 
 // BuildModule builds the module of a name whose source is in a directory of the project, and returns the path of NAME.ko.
 func BuildModule(ctx context.Context, k *Kernel, from, name string) (string, error) {
