@@ -2,6 +2,7 @@ package arch
 
 import (
 	"context"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -62,6 +63,13 @@ func (s *server) Describe(ctx context.Context, req *pb.DescribeRequest) (*pb.Des
 	if err != nil {
 		return nil, err
 	}
+	for i := range resp.Objects {
+		for j := range resp.Objects[i].Functions {
+			if err := checkName(in.Objects, i, resp.Objects[i].Functions[j].Name); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return &pb.DescribeResponse{Objects: wire.Pack(resp.Objects, descriptionTo)}, nil
 }
 
@@ -78,6 +86,15 @@ func (s *server) Match(ctx context.Context, req *pb.MatchRequest) (*pb.MatchResp
 	if err != nil {
 		return nil, err
 	}
+	for i := range resp.Results {
+		for _, o := range resp.Results[i].Obligations {
+			for _, name := range o.Names {
+				if err := checkName([]plugin.File{in.Object}, 0, name); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	return &pb.MatchResponse{Results: wire.Pack(resp.Results, matchResultTo)}, nil
 }
 
@@ -90,6 +107,14 @@ func (s *server) Fixup(ctx context.Context, req *pb.FixupRequest) (*pb.FixupResp
 	resp, err := wire.Answer(s.impl.Fixup(ctx, in))
 	if err != nil {
 		return nil, err
+	}
+	for _, e := range resp.Edits {
+		if e.Reloc == nil {
+			continue
+		}
+		if err := checkName([]plugin.File{in.Object}, 0, e.Reloc.Symbol); err != nil {
+			return nil, err
+		}
 	}
 	return fixupTo(resp), nil
 }
@@ -105,6 +130,18 @@ func (s *server) Redirect(ctx context.Context, req *pb.RedirectRequest) (*pb.Red
 		return nil, err
 	}
 	return &pb.RedirectResponse{Redirects: wire.Pack(resp.Redirects, redirectTo)}, nil
+}
+
+// checkName refuses a symbol's name that cannot cross: protobuf's strings are UTF-8. Only damaged objects have one.
+func checkName(objects []plugin.File, i int, name string) error {
+	if utf8.ValidString(name) {
+		return nil
+	}
+	where := ""
+	if i < len(objects) {
+		where = objects[i].Path
+	}
+	return plugin.Errorf(plugin.FaultToolchain, where, "the object is damaged: the symbol name %q is not UTF-8", name)
 }
 
 func (s *server) FactExpressions(ctx context.Context, _ *pb.FactExpressionsRequest) (*pb.FactExpressionsResponse, error) {
