@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -175,7 +176,9 @@ func baseChecks(kind plugin.Kind, p plugin.Base, config map[string]string) []che
 		}},
 		{"configure", func(ctx context.Context) error {
 			const key = "sdktest_no_such_key"
-			err := p.Configure(ctx, map[string]string{key: "1"})
+			with := map[string]string{key: "1"}
+			maps.Copy(with, config)
+			err := p.Configure(ctx, with)
 			if err == nil {
 				return fmt.Errorf("the unknown configuration key %s is accepted: a user's misspelt key would be ignored", key)
 			}
