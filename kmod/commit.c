@@ -125,7 +125,7 @@ static int prepare_apply(struct ksplice_transaction *t)
 	u32 i;
 	int err;
 
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (ksplice_forbidden(f)) {
 			ksplice_fail(&t->result, KSPLICE_FORBIDDEN, -EPERM, f->code,
 				     "%s: some thread always runs it, or the commit needs it; it cannot be replaced",
@@ -150,7 +150,7 @@ static int prepare_apply(struct ksplice_transaction *t)
 			}
 		}
 	}
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (f->kind != KSPLICE_KIND_FTRACE)
 			continue;
 		err = ksplice_ftrace_add(f);
@@ -186,7 +186,6 @@ static int check_upper(struct ksplice_transaction *t)
 
 static int prepare_undo(struct ksplice_transaction *t)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 	int err;
 
@@ -195,7 +194,7 @@ static int prepare_undo(struct ksplice_transaction *t)
 	mutex_unlock(&ksplice_lock);
 	if (err)
 		return err;
-	ksplice_for_each_function(t->update, p, f) {
+	list_for_each_entry(f, &t->update->functions, node) {
 		if (!ksplice_check_function(f, t->op, &t->result))
 			return -EUCLEAN;
 	}
@@ -204,10 +203,9 @@ static int prepare_undo(struct ksplice_transaction *t)
 
 static int map_patches(struct ksplice_transaction *t)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
-	ksplice_for_each_function(t->update, p, f) {
+	list_for_each_entry(f, &t->update->functions, node) {
 		if (f->kind == KSPLICE_KIND_JUMP && ksplice_patch_map(&f->patch)) {
 			ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, f->patch.address,
 				     "%s: its text cannot be mapped for writing", f->name);
@@ -219,10 +217,9 @@ static int map_patches(struct ksplice_transaction *t)
 
 static void unmap_patches(struct ksplice_update *u)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (f->kind == KSPLICE_KIND_JUMP)
 			ksplice_patch_unmap(&f->patch);
 	}
@@ -230,10 +227,9 @@ static void unmap_patches(struct ksplice_update *u)
 
 static void remove_handlers(struct ksplice_update *u)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (f->kind == KSPLICE_KIND_FTRACE)
 			ksplice_ftrace_remove(f);
 	}
@@ -308,14 +304,13 @@ static void set_stage(struct ksplice_transaction *t, enum ksplice_stage stage)
 
 static int hold_all(struct ksplice_transaction *t)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 	int err;
 
 	mutex_lock(&ksplice_lock);
 	err = hold_parts(t);
 	if (!err) {
-		ksplice_for_each_function(t->update, p, f) {
+		list_for_each_entry(f, &t->update->functions, node) {
 			err = hold_code(t, f);
 			if (err)
 				goto out;

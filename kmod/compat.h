@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the kernels that the module is built for. Nothing else
- * asks for a version.
+ * What differs between the kernels that the module is built for, told apart by
+ * what their headers have, since distributions port things back.
  */
 #ifndef KSPLICE_COMPAT_H
 #define KSPLICE_COMPAT_H
@@ -11,7 +11,6 @@
 #include <linux/rethook.h>
 #include <linux/sched.h>
 #include <linux/sched/task_stack.h>
-#include <linux/version.h>
 #include <asm/msr.h>
 
 #ifndef CONFIG_X86_64
@@ -40,7 +39,7 @@ static inline struct ksplice_region ksplice_module_text(const struct module *mod
 {
 	struct ksplice_region r;
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#ifdef for_class_mod_mem_type
 	r.start = (unsigned long)mod->mem[MOD_TEXT].base;
 	r.size = mod->mem[MOD_TEXT].size;
 #else
@@ -54,7 +53,7 @@ static inline struct ksplice_region ksplice_module_text(const struct module *mod
 static inline struct ksplice_region ksplice_module_region(const struct module *mod, unsigned long addr)
 {
 	struct ksplice_region r = { 0, 0 };
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+#ifdef for_class_mod_mem_type
 	for_class_mod_mem_type(type, core) {
 		unsigned long base = (unsigned long)mod->mem[type].base;
 
@@ -90,13 +89,12 @@ static inline const unsigned long *ksplice_ret_stack(const struct task_struct *t
 
 		if (!task->ret_stack)
 			return NULL;
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
-		if (top > 0 && top <= PAGE_SIZE / sizeof(long))
-			*words = top;
-#else
-		if (top >= 0 && top < FTRACE_RETFUNC_DEPTH)
+		if (__same_type(task->ret_stack, unsigned long *)) {
+			if (top > 0 && top <= PAGE_SIZE / sizeof(long))
+				*words = top;
+		} else if (top >= 0 && top < FTRACE_RETFUNC_DEPTH) {
 			*words = (top + 1) * sizeof(struct ftrace_ret_stack) / sizeof(long);
-#endif
+		}
 		return (const unsigned long *)task->ret_stack;
 	}
 #else

@@ -18,7 +18,7 @@
 #include "ksplice.h"
 
 #define MAX_RANGES	4096
-#define MAX_LENGTH	(1UL << 30)	/* of a range, in bytes */
+#define MAX_LENGTH	0x40000000UL	/* of a range, in bytes */
 #define MAX_WINDOWS	(KSPLICE_MAX_PARTS * KSPLICE_MAX_FUNCS)
 
 static int copy_in(void *to, unsigned long arg, size_t size)
@@ -267,11 +267,11 @@ static int do_wait(struct ksplice_transaction *t, unsigned long arg)
 	left = wait_for_completion_killable_timeout(&t->done, msecs_to_jiffies(min_t(u32, result.timeout_ms, 60000)));
 	if (left < 0)
 		return left;
-	if (left || completion_done(&t->done)) {
-		result = t->result;	/* nobody writes to it any more */
-	} else {
+	/* When it is done nobody writes to the result any more. */
+	if (left || completion_done(&t->done))
+		result = t->result;
+	else
 		memset(&result, 0, sizeof(result));
-	}
 	return copy_out(arg, &result, sizeof(result));
 }
 

@@ -20,7 +20,7 @@ static void notrace handler(unsigned long ip, unsigned long parent, struct ftrac
 		ftrace_regs_set_instruction_pointer(fregs, f->replacement);
 }
 
-/* The function's entry will do: ftrace_set_filter_ip looks for the site in it (kernel/trace/ftrace.c:ftrace_location). */
+/* The function's entry will do: ftrace_set_filter_ip looks for the site in it (ftrace_location in kernel/trace). */
 int ksplice_ftrace_add(struct ksplice_function *f)
 {
 	int err;

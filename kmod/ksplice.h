@@ -20,7 +20,7 @@
 #define KSPLICE_NR_KEYS		1024
 #define KSPLICE_MAX_PARTS	64	/* of an update */
 #define KSPLICE_MAX_FUNCS	4096	/* of a part */
-#define KSPLICE_MAX_SIZE	(1UL << 20)	/* of a function, in bytes */
+#define KSPLICE_MAX_SIZE	0x100000	/* of a function, in bytes */
 #define KSPLICE_MAX_RELOCS	65536	/* of a function */
 #define KSPLICE_MAX_COPIES	4096	/* of a part */
 #define KSPLICE_MAX_HOOKS	256	/* of a part */
@@ -57,6 +57,8 @@ struct ksplice_patch {
 #define KSPLICE_FIELD		2	/* part of a relocation's field */
 
 struct ksplice_function {
+	struct list_head node;	/* in ksplice_update.functions */
+	struct ksplice_loaded *part;
 	char *name;
 	unsigned long address;
 	unsigned long code;
@@ -108,6 +110,7 @@ struct ksplice_update {
 	char id[KSPLICE_ID_LEN];
 	enum ksplice_stage stage;
 	struct list_head parts;	/* struct ksplice_loaded */
+	struct list_head functions;	/* struct ksplice_function, of all parts */
 	struct list_head held;	/* struct ksplice_held */
 	u32 nr_parts;		/* registered */
 	bool busy;		/* a transaction refers to it */
@@ -244,9 +247,5 @@ int ksplice_stop(struct ksplice_transaction *t);
 
 /* commit.c */
 int ksplice_commit_thread(void *data);
-
-#define ksplice_for_each_function(u, p, f)				\
-	list_for_each_entry(p, &(u)->parts, list)			\
-		for ((f) = (p)->functions; (f) < (p)->functions + (p)->nr_functions; (f)++)
 
 #endif /* KSPLICE_H */

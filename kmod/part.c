@@ -298,6 +298,7 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	struct ksplice_transaction *t = ksplice_open;
 	struct ksplice_loaded *p;
 	char *id, *description;
+	u32 i;
 	int err;
 
 	if (!t || t->op != KSPLICE_OP_APPLY || t->coming != mod || t->committing || t->committed)
@@ -349,6 +350,10 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	if (p->flags & KSPLICE_PART_STAYS)
 		t->update->stays = true;
 	list_add_tail(&p->list, &t->update->parts);
+	for (i = 0; i < p->nr_functions; i++) {
+		p->functions[i].part = p;
+		list_add_tail(&p->functions[i].node, &t->update->functions);
+	}
 	t->update->nr_parts++;
 	return 0;
 err:

@@ -57,7 +57,7 @@ int ksplice_ranges_make(struct ksplice_transaction *t)
 		return -ENOMEM;
 	s->nr = 0;
 	if (t->op == KSPLICE_OP_APPLY) {
-		ksplice_for_each_function(t->update, p, f) {
+		list_for_each_entry(f, &t->update->functions, node) {
 			s->ranges[s->nr].start = f->code + (f->kind == KSPLICE_KIND_JUMP ? f->window : 0);
 			s->ranges[s->nr++].end = f->code + f->size;
 		}

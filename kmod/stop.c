@@ -56,11 +56,10 @@ static void next_phase(struct stop *s, int phase)
 static bool check(struct ksplice_transaction *t)
 {
 	struct ksplice_update *u = t->update;
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 	u32 i;
 
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (!ksplice_check_function(f, t->op, &t->result))
 			return false;
 	}

@@ -238,20 +238,19 @@ int ksplice_write_changes(struct ksplice_update *u)
 		[KSPLICE_KIND_FTRACE] = "ftrace",
 		[KSPLICE_KIND_FRAGMENT] = "fragment",
 	};
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 	size_t size = 1, n = 0;
 	char *text;
 
-	ksplice_for_each_function(u, p, f)
-		size += strlen(f->name) + strlen(p->mod->name) + 128;
+	list_for_each_entry(f, &u->functions, node)
+		size += strlen(f->name) + strlen(f->part->mod->name) + 128;
 	text = kvmalloc(size, GFP_KERNEL);
 	if (!text)
 		return -ENOMEM;
 	text[0] = '\0';
-	ksplice_for_each_function(u, p, f)
+	list_for_each_entry(f, &u->functions, node)
 		n += scnprintf(text + n, size - n, "%lx %lu %lx %u %s %lx %s %s\n", f->code, f->size, f->replacement,
-			       f->window, kinds[f->kind], f->address, f->name, p->mod->name);
+			       f->window, kinds[f->kind], f->address, f->name, f->part->mod->name);
 	mutex_lock(&u->text_lock);
 	kvfree(u->changes);
 	u->changes = text;

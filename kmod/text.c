@@ -90,12 +90,11 @@ static int on_die(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct die_args *args = data;
 	struct ksplice_update *u = READ_ONCE(writing);
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
 	if (event != DIE_INT3 || !u || user_mode(args->regs))
 		return NOTIFY_DONE;
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		if (f->kind == KSPLICE_KIND_JUMP && args->regs->ip == f->patch.address + 1) {
 			args->regs->ip = f->patch.forward;
 			return NOTIFY_STOP;
@@ -136,10 +135,9 @@ void ksplice_text_end(void)
 /* One step of three for all windows; the caller has every CPU serialise after each. */
 void ksplice_text_step(struct ksplice_update *u, u32 op, int step)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
-	ksplice_for_each_function(u, p, f) {
+	list_for_each_entry(f, &u->functions, node) {
 		const u8 *bytes = op == KSPLICE_OP_APPLY ? f->patch.new : f->patch.old;
 
 		if (f->kind == KSPLICE_KIND_FTRACE && step == KSPLICE_TEXT_STEPS - 1)

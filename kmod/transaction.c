@@ -14,6 +14,7 @@
 #include "compat.h"
 #include "ksplice.h"
 
+/* What it guards: see ksplice.h. */
 DEFINE_MUTEX(ksplice_lock);
 struct ksplice_transaction *ksplice_open;
 
@@ -122,13 +123,12 @@ void ksplice_drop(struct ksplice_transaction *t)
 /* Note which bytes matching saw under a jump. */
 int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w)
 {
-	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 	int err = -ENOENT;
 
 	if (w->length != KSPLICE_JUMP_LEN)
 		return -EINVAL;
-	ksplice_for_each_function(t->update, p, f) {
+	list_for_each_entry(f, &t->update->functions, node) {
 		if (f->kind != KSPLICE_KIND_JUMP || f->patch.address != w->address)
 			continue;
 		memcpy(f->patch.old, w->bytes, KSPLICE_JUMP_LEN);

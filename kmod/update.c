@@ -30,6 +30,7 @@ struct ksplice_update *ksplice_new_update(const char *id)
 		return ERR_PTR(-ENOMEM);
 	INIT_LIST_HEAD(&u->list);
 	INIT_LIST_HEAD(&u->parts);
+	INIT_LIST_HEAD(&u->functions);
 	INIT_LIST_HEAD(&u->held);
 	mutex_init(&u->text_lock);
 	strscpy(u->id, id, sizeof(u->id));
@@ -161,6 +162,8 @@ void ksplice_free_loaded(struct ksplice_loaded *p)
 	u32 i;
 
 	for (i = 0; i < p->nr_functions && p->functions; i++) {
+		if (p->functions[i].part)
+			list_del(&p->functions[i].node);
 		kfree(p->functions[i].name);
 		kvfree(p->functions[i].image);
 		kvfree(p->functions[i].classes);
