@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"sort"
 	"strings"
@@ -262,11 +263,12 @@ func readConfig(path string) (map[string]string, error) {
 	return config, nil
 }
 
-// applyPatches computes the files before and after the patch.
+// applyPatches computes the files before and after the patch. Lines that stay keep the numbers that they have in the tree: each
+// patch applies to plain text, and what is compiled is stabilised against the tree.
 func (r *run) applyPatches() error {
-	files := map[string][]byte{}
+	plain := map[string][]byte{}
 	read := func(path string) ([]byte, error) {
-		if b, ok := files[path]; ok {
+		if b, ok := plain[path]; ok {
 			if b == nil {
 				return nil, os.ErrNotExist
 			}
@@ -274,9 +276,10 @@ func (r *run) applyPatches() error {
 		}
 		return os.ReadFile(r.tree.Source + "/" + path)
 	}
+	r.post = map[string][]byte{}
 	for i, p := range r.patches {
 		if i == len(r.patches)-1 {
-			r.pre = clone(files)
+			r.pre = maps.Clone(r.post)
 		}
 		changed, err := p.Apply(read)
 		if err != nil {
@@ -287,25 +290,20 @@ func (r *run) applyPatches() error {
 			return err
 		}
 		for path, b := range changed {
-			before, _ := read(path)
-			if b != nil && before != nil {
-				if b, err = patch.StabilizeLines(before, b, path); err != nil {
-					return fmt.Errorf("%s: %w", path, err)
-				}
+			plain[path], r.post[path] = b, b
+			before, err := os.ReadFile(r.tree.Source + "/" + path)
+			if b == nil || errors.Is(err, os.ErrNotExist) {
+				continue
 			}
-			files[path] = b
+			if err == nil {
+				r.post[path], err = patch.StabilizeLines(before, b, path)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
 		}
 	}
-	r.post = files
 	return nil
-}
-
-func clone(m map[string][]byte) map[string][]byte {
-	out := make(map[string][]byte, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
 }
 
 // affected asks which units the patch reaches.
