@@ -194,22 +194,32 @@ type equation struct {
 // error of Run but in the Solution (see Err), except for contradictions between equations.
 func Run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit) (*Solution, error) {
 	start := time.Now()
-	m := &matcher{k: k, arch: a, u: newUnknowns(units), pages: newPageCache(k.Memory), redirect: map[uint64]kernel.Redirect{},
+	var redirects []kernel.Redirect
+	tracing := &kernel.Tracing{}
+	if k.Booted {
+		var err error
+		if redirects, err = k.Redirects(); err != nil {
+			return nil, err
+		}
+		if tracing, err = k.Tracing(); err != nil {
+			return nil, err
+		}
+	}
+	s, err := run(ctx, k, a, units, redirects, tracing)
+	if err != nil {
+		return nil, err
+	}
+	s.Stats.Time = time.Since(start)
+	return s, nil
+}
+
+// run matches against a kernel whose code others have redirected and trace.
+func run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit, redirects []kernel.Redirect, tracing *kernel.Tracing) (*Solution, error) {
+	m := &matcher{k: k, arch: a, u: newUnknowns(units), pages: newPageCache(k.Memory), tracing: tracing, redirect: map[uint64]kernel.Redirect{},
 		livepatch: map[string]bool{}, keys: map[string]map[uint64]uint64{}}
 	m.sol = &Solution{unknowns: m.u, merged: map[fieldKey]uint64{}, byName: map[functionKey]int{}}
-	if k.Booted {
-		redirects, err := k.Redirects()
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range redirects {
-			m.redirect[r.Code] = r
-		}
-		if m.tracing, err = k.Tracing(); err != nil {
-			return nil, err
-		}
-	} else {
-		m.tracing = &kernel.Tracing{}
+	for _, r := range redirects {
+		m.redirect[r.Code] = r
 	}
 	for _, n := range m.tracing.Livepatched {
 		m.livepatch[n.Module+"\x00"+n.Name] = true
@@ -224,7 +234,6 @@ func Run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit) (*So
 		}
 	}
 	m.finish()
-	m.sol.Stats.Time = time.Since(start)
 	return m.sol, nil
 }
 

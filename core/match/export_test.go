@@ -1,0 +1,4 @@
+package match
+
+// RunWith is Run with what others do to the kernel given.
+var RunWith = run

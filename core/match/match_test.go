@@ -1,0 +1,460 @@
+package match_test
+
+import (
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/match/matchtest"
+	"github.com/ksplice/ksplice/sdk/arch"
+)
+
+const (
+	text = 0xffffffff81000000
+	data = 0xffffffff82000000
+
+	local, global, weak = elf.STB_LOCAL, elf.STB_GLOBAL, elf.STB_WEAK
+)
+
+type ref = matchtest.Ref
+
+// around is what others do to the kernel.
+type around struct {
+	redirects []kernel.Redirect
+	tracing   kernel.Tracing
+}
+
+func solve(t *testing.T, w *matchtest.World, a around) *match.Solution {
+	t.Helper()
+	s, err := match.RunWith(t.Context(), w.Kernel(true), w, w.Units(), a.redirects, &a.tracing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// verdict is what a test says of a function.
+type verdict struct {
+	Name    string
+	Status  match.Status
+	Address uint64
+}
+
+// verdicts checks the status and address of all functions, in order.
+func verdicts(t *testing.T, s *match.Solution, want ...verdict) {
+	t.Helper()
+	var got []verdict
+	for _, f := range s.Functions {
+		v := verdict{f.Name, f.Status, 0}
+		if f.Status == match.StatusMatched {
+			v.Address = f.Address
+		} else if f.Reason == "" {
+			t.Errorf("%s is %s without a reason", f.Name, f.Status)
+		}
+		got = append(got, v)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("verdicts (-want +got):\n%s", d)
+		for _, f := range s.Functions {
+			t.Logf("%s: %s: %s", f.Name, f.Status, f.Reason)
+		}
+	}
+}
+
+func value(t *testing.T, s *match.Solution, unit int, symbol uint32, want uint64) {
+	t.Helper()
+	if got, ok := s.Value(unit, symbol); !ok || got != want {
+		t.Errorf("value of symbol %d of unit %d = %#x, %t, want %#x", symbol, unit, got, ok, want)
+	}
+}
+
+func TestSimple(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	extern := u.Undefined("jiffies")
+	static := u.Data(".data.count", "count", local)
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "jiffies"}, ref{Symbol: "count", Addend: 4})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", data, data+0x104)
+
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
+	value(t, s, 0, extern, data)
+	value(t, s, 0, static, data+0x100)
+	if err := s.Err(); err != nil {
+		t.Error(err)
+	}
+	if s.Stats.Functions != 1 || s.Stats.Relocations != 2 || s.Stats.Bytes != 24 {
+		t.Errorf("stats = %+v", s.Stats)
+	}
+	if f, ok := s.Function(0, 3); !ok || string(f.Run) != string(w.Memory[text]) {
+		t.Errorf("function = %+v, %t", f, ok)
+	}
+}
+
+// TestRounds: g is found by the call of f only, and h by that of g: run's symbol table has several of each.
+func TestRounds(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	h := u.Func(".text.h", "h", local, "same")
+	g := u.Func(".text.g", "g", local, "same too", ref{Symbol: "h"})
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "g"})
+	for i, n := range []string{"f", "g", "g", "g", "h", "h"} {
+		w.Symbol("", n, text+uint64(i)*0x100)
+	}
+	w.Memory[text] = matchtest.Code("f", text+0x200)
+	w.Memory[text+0x100] = matchtest.Code("same too", text+0x400)
+	w.Memory[text+0x200] = matchtest.Code("same too", text+0x500)
+	w.Memory[text+0x300] = matchtest.Code("same too", text+0x400)
+	w.Memory[text+0x400] = matchtest.Code("same")
+	w.Memory[text+0x500] = matchtest.Code("same")
+
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"h", match.StatusMatched, text + 0x500}, verdict{"g", match.StatusMatched, text + 0x200},
+		verdict{"f", match.StatusMatched, text})
+	value(t, s, 0, g, text+0x200)
+	value(t, s, 0, h, text+0x500)
+	if s.Stats.Rounds < 2 {
+		t.Errorf("rounds = %d", s.Stats.Rounds)
+	}
+}
+
+// TestStaticLocals: two functions with one name each, in two units; the static variables they name decide.
+func TestStaticLocals(t *testing.T) {
+	w := matchtest.New(t)
+	a, b := w.Unit("a.o", ""), w.Unit("b.o", "")
+	for _, u := range []*matchtest.Unit{a, b} {
+		u.Data(".data.buf", "buf.0", local)
+		u.Func(".text.init", "init_one", local, "init", ref{Symbol: "buf.0"})
+		u.Func(".text.user", "use_"+u.Name, global, u.Name, ref{Symbol: "buf.0"}, ref{Symbol: "init_one"})
+	}
+	w.Symbol("", "init_one", text)
+	w.Symbol("", "init_one", text+0x100)
+	w.Symbol("", "use_a.o", text+0x200)
+	w.Symbol("", "use_b.o", text+0x300)
+	w.Memory[text] = matchtest.Code("init", data)
+	w.Memory[text+0x100] = matchtest.Code("init", data+0x800)
+	w.Memory[text+0x200] = matchtest.Code("a.o", data+0x800, text+0x100)
+	w.Memory[text+0x300] = matchtest.Code("b.o", data, text)
+
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"init_one", match.StatusMatched, text + 0x100}, verdict{"use_a.o", match.StatusMatched, text + 0x200},
+		verdict{"init_one", match.StatusMatched, text}, verdict{"use_b.o", match.StatusMatched, text + 0x300})
+	value(t, s, 0, 1, data+0x800)
+	value(t, s, 1, 1, data)
+}
+
+func TestAmbiguous(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", local, "f")
+	w.Symbol("", "f", text)
+	w.Symbol("", "f", text+0x100)
+	w.Memory[text], w.Memory[text+0x100] = matchtest.Code("f"), matchtest.Code("f")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusAmbiguous, 0})
+	var e *match.MismatchError
+	if err := s.Err(); !errors.As(err, &e) || e.Count != 1 || !strings.Contains(err.Error(), "a.o: f: 2 places") {
+		t.Errorf("Err = %v", err)
+	}
+}
+
+// TestContradiction: two functions disagree about a variable. The second one is refused, by name of who said so.
+func TestContradiction(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	u.Undefined("jiffies")
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "jiffies"})
+	u.Func(".text.g", "g", global, "g", ref{Symbol: "jiffies"})
+	w.Symbol("", "f", text)
+	w.Symbol("", "g", text+0x100)
+	w.Memory[text] = matchtest.Code("f", data)
+	w.Memory[text+0x100] = matchtest.Code("g", data+8)
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text}, verdict{"g", match.StatusMismatch, 0})
+	if r := s.Functions[1].Reason; !strings.Contains(r, "symbol jiffies") || !strings.Contains(r, "f in a.o") {
+		t.Errorf("reason = %q", r)
+	}
+
+	// Within one function nothing can decide: that is an error.
+	w = matchtest.New(t)
+	u = w.Unit("a.o", "")
+	u.Undefined("jiffies")
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "jiffies"}, ref{Symbol: "jiffies"})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", data, data+8)
+	if _, err := match.RunWith(t.Context(), w.Kernel(true), w, w.Units(), nil, &kernel.Tracing{}); err == nil || !strings.Contains(err.Error(), "jiffies lies at") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+// TestScopes: a module's globals are its own; two modules may each have one of a name.
+func TestScopes(t *testing.T) {
+	w := matchtest.New(t)
+	for i, module := range []string{"mod_a", "mod_b"} {
+		u := w.Unit(module+".o", module)
+		u.Func(".text.init", "common", global, "common"+module, ref{Symbol: "shared"})
+		at := text + uint64(i)*0x1000
+		w.Modules[module] = kernel.Module{Name: module, Base: at, Size: 0x1000, Ranges: []kernel.Range{{Start: at, End: at + 0x1000}}}
+		w.Symbol(module, "common", at)
+		w.Memory[at] = matchtest.Code("common"+module, data+uint64(i)*8)
+	}
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"common", match.StatusMatched, text}, verdict{"common", match.StatusMatched, text + 0x1000})
+	value(t, s, 0, 2, data)
+	value(t, s, 1, 2, data+8)
+}
+
+func TestAbsentAndDiscarded(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "mod_a")
+	u.Func(".text.f", "f", global, "f")
+	u.Func(".init.text", "begin", global, "begin")
+	u.Func(".exit.text", "end", global, "end")
+	w.Symbol("", "f", text) // the kernel proper's, not the module's
+	w.Memory[text] = matchtest.Code("f")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusAbsent, 0}, verdict{"begin", match.StatusDiscarded, 0}, verdict{"end", match.StatusDiscarded, 0})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "module mod_a") {
+		t.Errorf("reason = %q", r)
+	}
+}
+
+// TestWeak: a weak function that another unit overrides is elsewhere, and other code; one that nobody overrides matches.
+func TestWeak(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	u.Func(".text.w", "w", weak, "weak w")
+	u.Func(".text.v", "v", weak, "weak v")
+	w.Symbol("", "w", text)
+	w.Symbol("", "v", text+0x100)
+	w.Memory[text] = matchtest.Code("strong w")
+	w.Memory[text+0x100] = matchtest.Code("weak v")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"w", match.StatusOverridden, 0}, verdict{"v", match.StatusMatched, text + 0x100})
+	if err := s.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMismatch(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f")
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("something else")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+	if f := s.Functions[0]; f.Mismatch == nil || !strings.Contains(f.Reason, "the tags differ") || f.Address != text {
+		t.Errorf("function = %+v", f)
+	}
+}
+
+// TestMemoryEnds: code at the end of memory is compared as far as it goes.
+func TestMemoryEnds(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f", ref{Symbol: "x"})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", data)
+	verdicts(t, solve(t, w, around{}), verdict{"f", match.StatusMatched, text})
+	w.Memory[text] = w.Memory[text][:12]
+	verdicts(t, solve(t, w, around{}), verdict{"f", match.StatusMismatch, 0})
+}
+
+// TestLivepatched: what livepatch has redirected is refused, in that module only.
+func TestLivepatched(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	u.Func(".text.f", "f", global, "f")
+	u.Func(".text.g", "g", global, "g")
+	w.Symbol("", "f", text)
+	w.Symbol("", "g", text+0x100)
+	w.Memory[text], w.Memory[text+0x100] = matchtest.Code("f"), matchtest.Code("g")
+	s := solve(t, w, around{tracing: kernel.Tracing{Livepatched: []kernel.Livepatched{{Name: "f"}, {Module: "mod_a", Name: "g"}}}})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0}, verdict{"g", match.StatusMatched, text + 0x100})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "livepatch") {
+		t.Errorf("reason = %q", r)
+	}
+}
+
+// TestOnTop: a function that an update has replaced has its old address and the replacement's code; an update that was not made
+// on top of it is refused with the reason.
+func TestOnTop(t *testing.T) {
+	const replacement = 0xffffffffc0100000
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	f := u.Func(".text.f", "f", global, "f after the first update", ref{Symbol: "jiffies"})
+	u.Func(".text.g", "g", global, "g", ref{Symbol: "f"})
+	w.Symbol("", "f", text)
+	w.Symbol("", "g", text+0x100)
+	w.Memory[text] = matchtest.Code("f with a jump in it", data)
+	w.Memory[replacement] = matchtest.Code("f after the first update", data)
+	w.Memory[text+0x100] = matchtest.Code("g", text)
+	a := around{redirects: []kernel.Redirect{{Code: text, Replacement: replacement, ID: "0badcafe", Part: "ksplice_0badcafe_vmlinux", Name: "f"}}}
+
+	s := solve(t, w, a)
+	verdicts(t, s, verdict{"f", match.StatusMatched, text}, verdict{"g", match.StatusMatched, text + 0x100})
+	value(t, s, 0, f, text)
+	if got := s.Functions[0].Code; got != replacement {
+		t.Errorf("code = %#x, want %#x", got, uint64(replacement))
+	}
+
+	w.Memory[replacement] = matchtest.Code("other", data)
+	s = solve(t, w, a)
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0}, verdict{"g", match.StatusMatched, text + 0x100})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "update 0badcafe has replaced the function") || !strings.Contains(r, "--on") {
+		t.Errorf("reason = %q", r)
+	}
+}
+
+// TestMerged: a string that linkers merge is proved by content, and bind can ask where it is.
+func TestMerged(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	f := u.Func(".text.f", "f", global, "f", ref{Symbol: ".rodata.str", Obligation: arch.ObligationString, Bytes: []byte("hello\x00")})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", data+2)
+	w.Memory[data] = []byte("x hello\x00 and more")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
+	if a, ok := s.Field(0, f, 8); !ok || a != data+2 {
+		t.Errorf("field = %#x, %t", a, ok)
+	}
+	if _, ok := s.Field(0, f, 16); ok {
+		t.Error("a field that is not there has an address")
+	}
+	w.Memory[data] = []byte("x help!\x00")
+	s = solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "help!") || !strings.Contains(r, "hello") {
+		t.Errorf("reason = %q", r)
+	}
+	delete(w.Memory, data)
+	verdicts(t, solve(t, w, around{}), verdict{"f", match.StatusMismatch, 0})
+}
+
+// TestKeys: the key of a static branch comes from run's own table, by the site's address; two candidates with different keys
+// are told apart by it.
+func TestKeys(t *testing.T) {
+	const table = data + 0x1000
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	key := u.Undefined("my_key")
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "my_key", Addend: 1, Obligation: arch.ObligationJumpKey})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", 0)
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "no jump site") {
+		t.Errorf("reason = %q", r)
+	}
+
+	entry := binary.LittleEndian.AppendUint32(nil, uint32(0x100000000-(table-(text+8)))) // relative to itself
+	entry = binary.LittleEndian.AppendUint32(entry, 0)
+	kv := int64(data + 0x20 + 1 - (table + 8))
+	entry = binary.LittleEndian.AppendUint64(entry, uint64(kv))
+	w.Memory[table] = entry
+	w.Symbol("", "__start___jump_table", table)
+	w.Symbol("", "__stop___jump_table", table+16)
+	s = solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
+	// The entry's low two bits are flags, so that the key lies at data+0x20, less the offset that post names.
+	value(t, s, 0, key, data+0x20-1)
+}
+
+func TestObligations(t *testing.T) {
+	const thunk = text + 0x8000
+	for _, c := range []struct {
+		name string
+		ref  ref
+		set  func(*matchtest.World, *around)
+		want match.Status
+	}{
+		{"symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(w *matchtest.World, _ *around) { w.Symbol("", "thunk_r11", thunk) }, match.StatusMatched},
+		{"another symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(w *matchtest.World, _ *around) { w.Symbol("", "thunk_r12", thunk) }, match.StatusMismatch},
+		{"no symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(*matchtest.World, *around) {}, match.StatusMismatch},
+		{"code", ref{Symbol: "x", Obligation: arch.ObligationCode, Bytes: []byte{0xff, 0xe0}}, func(w *matchtest.World, _ *around) { w.Memory[thunk] = []byte{0xff, 0xe0} }, match.StatusMatched},
+		{"other code", ref{Symbol: "x", Obligation: arch.ObligationCode, Bytes: []byte{0xff, 0xe0}}, func(w *matchtest.World, _ *around) { w.Memory[thunk] = []byte{0xff, 0xe1} }, match.StatusMismatch},
+		{"kprobe", ref{Symbol: "x", Obligation: arch.ObligationKprobe}, func(_ *matchtest.World, a *around) { a.tracing.Kprobes = []uint64{thunk} }, match.StatusMatched},
+		{"nobody's breakpoint", ref{Symbol: "x", Obligation: arch.ObligationKprobe}, func(*matchtest.World, *around) {}, match.StatusMismatch},
+		{"ftrace", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("", "ftrace_caller", thunk) }, match.StatusMatched},
+		{"trampoline", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("__builtin__ftrace", "ftrace_trampoline", thunk) }, match.StatusMatched},
+		{"no tracer", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("", "do_exit", thunk) }, match.StatusMismatch},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := matchtest.New(t)
+			w.Unit("a.o", "").Func(".text.f", "f", global, "f", c.ref)
+			w.Symbol("", "f", text)
+			w.Symbol("", "_text", text)
+			w.Symbol("", "_end", data)
+			w.Memory[text] = matchtest.Code("f", thunk)
+			var a around
+			c.set(w, &a)
+			s := solve(t, w, a)
+			if got := s.Functions[0]; got.Status != c.want {
+				t.Errorf("status = %s (%s), want %s", got.Status, got.Reason, c.want)
+			}
+		})
+	}
+}
+
+// TestUnknownObligation: what this program cannot check must not pass.
+func TestUnknownObligation(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f", ref{Symbol: "x", Obligation: "from the future"})
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f", data)
+	if _, err := match.RunWith(t.Context(), w.Kernel(true), w, w.Units(), nil, &kernel.Tracing{}); err == nil || !strings.Contains(err.Error(), "from the future") {
+		t.Errorf("err = %v", err)
+	}
+}
+
+// TestImage: the same by Run itself, on a kernel that was never booted.
+func TestImage(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f")
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f")
+	s, err := match.Run(t.Context(), w.Kernel(false), w, w.Units())
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
+	if s.Stats.Time <= 0 {
+		t.Errorf("time = %s", s.Stats.Time)
+	}
+}
+
+// TestLyingArch: a plugin that says nonsense costs one error.
+func TestLyingArch(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f")
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f")
+	for name, result := range map[string]arch.MatchResult{
+		"neither":  {},
+		"too long": {Matched: true, RunSize: 1 << 40},
+		"symbol":   {Matched: true, RunSize: 8, Equations: []arch.Equation{{Symbol: 99, Value: data}}},
+	} {
+		if _, err := match.Run(t.Context(), w.Kernel(false), &liar{arch.Mock{}, []arch.MatchResult{result}}, w.Units()); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := match.Run(t.Context(), w.Kernel(false), &liar{arch.Mock{}, nil}, w.Units()); err == nil {
+		t.Error("no results: no error")
+	}
+}
+
+type liar struct {
+	arch.Mock
+	results []arch.MatchResult
+}
+
+func (l *liar) Match(context.Context, *arch.MatchRequest) (*arch.MatchResponse, error) {
+	return &arch.MatchResponse{Results: l.results}, nil
+}
