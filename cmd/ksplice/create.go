@@ -63,7 +63,7 @@ exists in the running kernel is refused, by name.`,
 	}
 }
 
-func (e *env) create(ctx context.Context, f *createFlags) error {
+func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if f.patch == "" {
 		return usagef("name the patch with --patch")
 	}
@@ -104,11 +104,17 @@ func (e *env) create(ctx context.Context, f *createFlags) error {
 	if err != nil {
 		return err
 	}
+	builder := build.New(b, f.cache, e.log.Named("build"))
+	defer func() {
+		if closeErr := builder.Close(); err == nil {
+			err = closeErr
+		}
+	}()
 	p := newProgress(e.err, e.json)
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
-		BackendName: info.Name, Builder: build.New(b, f.cache, e.log.Named("build")), Jobs: f.jobs, Log: e.log, Progress: p.event,
+		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
 		Arch: func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
 		Say: func(key, text string) {
 			p.clear()

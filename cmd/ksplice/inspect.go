@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/pflag"
 
@@ -12,12 +15,16 @@ import (
 
 func inspectCommand() *command {
 	var patch bool
+	var extract string
 	return &command{
 		name: "inspect", args: "FILE", summary: "show what is in an update",
 		help: `The kernel that the update is for, its parts, the functions they replace and why, the symbols that apply
 solves, and the patch. The file is verified first; the running kernel is not looked at.`,
 		example: "ksplice inspect fix.ksplice\nksplice inspect --patch fix.ksplice",
-		flags:   func(fs *pflag.FlagSet) { fs.BoolVar(&patch, "patch", false, "print the patch's text alone") },
+		flags: func(fs *pflag.FlagSet) {
+			fs.BoolVar(&patch, "patch", false, "print the patch's text alone")
+			fs.StringVar(&extract, "extract", "", "write what the update holds (pre objects, parts, patch) below this directory")
+		},
 		run: func(_ context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
@@ -29,6 +36,9 @@ solves, and the patch. The file is verified first; the running kernel is not loo
 			}
 			m := &u.Manifest
 			text := u.Files[m.Patch.File]
+			if extract != "" {
+				return extractTo(extract, u)
+			}
 			if patch {
 				_, err := e.out.Write(text)
 				return err
@@ -57,6 +67,25 @@ solves, and the patch. The file is verified first; the running kernel is not loo
 			})
 		},
 	}
+}
+
+// extractTo writes the members of an update below a directory. Existing files are not overwritten.
+func extractTo(dir string, u *update.Update) error {
+	for name, content := range u.Files {
+		path := filepath.Join(dir, filepath.FromSlash(name)) // members have local names, as update.ReadFile has seen
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("extract %s: %w", name, err)
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return fmt.Errorf("extract %s: %w", name, err)
+		}
+		_, err = f.Write(content)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("extract %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func printPart(w io.Writer, p *update.Part) {

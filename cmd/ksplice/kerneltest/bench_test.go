@@ -1,0 +1,330 @@
+package kerneltest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/ksplice/ksplice/core/build"
+	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/vmtest"
+	"github.com/ksplice/ksplice/examples"
+	"github.com/ksplice/ksplice/sdk/backend"
+)
+
+// BenchmarkUpdate measures an update from the patch to undo, on every series, and prints a table. It measures once, however
+// often the benchmark is asked to run; figures of the guest are those of an emulated machine.
+func BenchmarkUpdate(b *testing.B) {
+	vmtest.Need(b)
+	series := []string{"6.1", "6.12"}
+	if s := os.Getenv("KSPLICE_TEST_SERIES"); s != "" {
+		series = strings.Fields(s)
+	}
+	for _, s := range series {
+		b.Run(s, func(b *testing.B) {
+			m := &measuring{lab: prepare(b, s)}
+			fmt.Printf("\nkernel %s\n", m.kernel.Release)
+			m.creating(b)
+			m.matching(b)
+			m.boot(b, vmtest.Options{})
+			m.applying(b)
+			m.calling(b)
+		})
+	}
+}
+
+// measuring is a lab with a table.
+type measuring struct {
+	*lab
+	file string // the update of netif-rx-drop, whose unit is a large one
+}
+
+func (m *measuring) row(what, format string, args ...any) {
+	fmt.Printf("  %-58s %s\n", what, fmt.Sprintf(format, args...))
+}
+
+// created is what is read of `ksplice create --json`.
+type created struct {
+	Size   int64
+	Stages []struct {
+		Name string
+		Time time.Duration `json:"time_ns"`
+	}
+}
+
+func (c *created) split() string {
+	var out []string
+	for _, s := range c.Stages {
+		out = append(out, fmt.Sprintf("%s %.2f", s.Name, s.Time.Seconds()))
+	}
+	return strings.Join(out, ", ")
+}
+
+// creating times create with nothing in the cache and with everything, beside the compiler and objtool on the same objects.
+func (m *measuring) creating(b *testing.B) {
+	e, err := examples.Get("netif-rx-drop")
+	if err != nil {
+		b.Fatal(err)
+	}
+	text, err := e.Patch(m.series())
+	if err != nil {
+		b.Fatal(err)
+	}
+	patch := filepath.Join(m.share, "bench.patch")
+	if err := os.WriteFile(patch, text, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	cache := b.TempDir()
+	file := filepath.Join(m.share, "bench.ksplice")
+	m.file = "/share/bench.ksplice"
+	create := func() (c created, wall time.Duration) {
+		start := time.Now()
+		out, errs, exit := m.host(b, "create", "--json", "--patch", patch, "--kernel", m.kernel.Release, "--cache", cache, "-o", file)
+		wall = time.Since(start)
+		if exit != exitOK {
+			b.Fatalf("create: exit code %d\n%s%s", exit, out, errs)
+		}
+		if err := json.Unmarshal([]byte(out), &c); err != nil {
+			b.Fatal(err)
+		}
+		return c, wall
+	}
+	cold, wall := create()
+	m.row("create, nothing cached (packages are downloaded)", "%.1f s: %s", wall.Seconds(), cold.split())
+	objects := filepath.Join(cache, "objects")
+	if err := os.RemoveAll(objects); err != nil {
+		b.Fatal(err)
+	}
+	warm, wall := create()
+	m.row("create, tree cached, objects not", "%.1f s: %s", wall.Seconds(), warm.split())
+	floor := m.floor(b, cache, patch)
+	m.row("  the bare compile of the same objects, pre and post", "%.1f s; create takes %.2f times that", floor.Seconds(), wall.Seconds()/floor.Seconds())
+	again, wall := create()
+	m.row("create, everything cached", "%.1f s: %s", wall.Seconds(), again.split())
+	m.row("update on disk", "%d bytes", again.Size)
+}
+
+// floor is the time of the compiler and objtool alone, as the backend reports them, for the patched unit before and after. Both
+// sources cost the same: the unit as it is is compiled twice.
+func (m *measuring) floor(b *testing.B, cache, patch string) time.Duration {
+	host := pluginhost.New(pluginhost.Config{Dirs: []string{filepath.Join(m.tools, "libexec", "ksplice", "plugins")}})
+	defer host.Close()
+	debian, _, err := host.Backend(b.Context(), "debian")
+	if err != nil {
+		b.Fatal(err)
+	}
+	builder := build.New(debian, cache, hclog.NewNullLogger())
+	defer builder.Close()
+	tree, err := builder.Prepare(b.Context(), m.kernel.Release, "", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	units, err := builder.Affected(b.Context(), tree, []string{"net/core/dev.c"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var sum time.Duration
+	for range 2 {
+		work := b.TempDir()
+		if err := os.CopyFS(filepath.Join(work, "tree"), os.DirFS(tree.Root)); err != nil {
+			b.Fatal(err)
+		}
+		r, err := debian.Compile(b.Context(), &backend.CompileRequest{Tree: tree, WorkDir: filepath.Join(work, "tree"), Units: units,
+			ExtraFlags: []string{"-ffunction-sections", "-fdata-sections"}}, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += time.Duration(r.Results[0].Nanoseconds)
+	}
+	return sum
+}
+
+// stats is what is read of `match --json` and `apply --json`.
+type stats struct {
+	Functions   int
+	Relocations int
+	Bytes       int
+	Time        time.Duration `json:"time_ns"`
+	Plugin      time.Duration `json:"plugin_ns"`
+}
+
+func (s *stats) text() string {
+	return fmt.Sprintf("%d functions, %d bytes in %.0f ms: %.0f functions/s, %.1f MB/s, %.0f%% of it in plugin calls", s.Functions, s.Bytes,
+		float64(s.Time.Microseconds())/1000, float64(s.Functions)/s.Time.Seconds(), float64(s.Bytes)/s.Time.Seconds()/1e6,
+		100*s.Plugin.Seconds()/s.Time.Seconds())
+}
+
+// matching times the match of a whole large unit against the kernel's image on this machine.
+func (m *measuring) matching(b *testing.B) {
+	out, _, exit := m.host(b, "inspect", "--json", filepath.Join(m.share, "bench.ksplice"))
+	var u struct {
+		Facts  map[string]int64
+		Config map[string]string
+		Units  []struct{ Pre string }
+	}
+	if err := json.Unmarshal([]byte(out), &u); err != nil || exit != exitOK {
+		b.Fatalf("inspect: %v, exit code %d", err, exit)
+	}
+	dir := b.TempDir()
+	if out, errs, exit := m.host(b, "inspect", "--extract", dir, filepath.Join(m.share, "bench.ksplice")); exit != exitOK {
+		b.Fatalf("inspect --extract: %s%s", out, errs)
+	}
+	args := []string{"match", "--json", "--kernel-config", m.kernel.Config}
+	for k, v := range u.Facts {
+		args = append(args, "--fact", k+"="+strconv.FormatInt(v, 10))
+	}
+	args = append(args, "--against", m.kernel.Vmlinuz, filepath.Join(dir, u.Units[0].Pre))
+	var all []stats
+	for range 5 {
+		out, errs, exit := m.host(b, args...)
+		var r struct{ Stats stats }
+		if err := json.Unmarshal([]byte(out), &r); err != nil || exit != exitOK {
+			b.Fatalf("match: %v, exit code %d: %s", err, exit, errs)
+		}
+		all = append(all, r.Stats)
+	}
+	slices.SortFunc(all, func(x, y stats) int { return int(x.Time - y.Time) })
+	m.row("match net/core/dev.o with the image (median of 5)", "%s", all[2].text())
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// applying times apply and undo, and the pause beside that of a stop that does nothing.
+func (m *measuring) applying(b *testing.B) {
+	e, err := examples.Get("uptime-words")
+	if err != nil {
+		b.Fatal(err)
+	}
+	small := m.example(b, e)
+	id := m.id(b, small)
+	for _, f := range []struct{ name, file string }{{"small unit, fs/proc/uptime.c", small}, {"large unit, net/core/dev.c", m.file}} {
+		var r struct {
+			Matched stats
+			Stages  []struct {
+				Name string
+				Time time.Duration `json:"time_ns"`
+			}
+		}
+		start := time.Now()
+		out := m.must(b, exitOK, "", "apply", "--json", "--attempts", "100", f.file)
+		wall := time.Since(start)
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			b.Fatal(err)
+		}
+		m.row("apply in the guest, from command to done: "+f.name, "%.2f s: %s", wall.Seconds(), (&created{Stages: r.Stages}).split())
+		m.row("  match there", "%s", r.Matched.text())
+		if f.file == m.file {
+			m.row("  update in kernel memory", "%s bytes", strings.TrimSpace(m.MustRun(b, "sh", "-c", "awk '/^ksplice_/ {print $2}' /proc/modules")))
+		}
+		m.undo(b, m.id(b, f.file))
+	}
+	ko, err := vmtest.BuildModule(b.Context(), m.kernel, "examples/emptystop", "emptystop")
+	if err != nil {
+		b.Fatal(err)
+	}
+	content, err := os.ReadFile(ko)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := m.WriteFile("/tmp/emptystop.ko", content, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	empty := func() time.Duration {
+		m.MustRun(b, "insmod", "/tmp/emptystop.ko")
+		n, err := strconv.ParseInt(strings.TrimSpace(m.MustRun(b, "cat", "/sys/module/emptystop/parameters/median_ns")), 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		m.MustRun(b, "rmmod", "emptystop")
+		return time.Duration(n)
+	}
+	pauses := func(rounds int) time.Duration {
+		var all []time.Duration
+		for range rounds {
+			var a struct {
+				Commit struct {
+					Pause time.Duration `json:"pause_ns"`
+				}
+			}
+			if err := json.Unmarshal([]byte(m.must(b, exitOK, "", "apply", "--json", "--attempts", "100", small)), &a); err != nil {
+				b.Fatal(err)
+			}
+			all = append(all, a.Commit.Pause)
+			m.undo(b, id)
+		}
+		return median(all)
+	}
+	base := pauses(50)
+	m.row("pause of apply, median of 50", "%.3f ms; a stop that does nothing: %.3f ms", base.Seconds()*1000, empty().Seconds()*1000)
+	const threads = 400
+	sleepers := m.MustStart(b, "sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do sleep 100000 & i=$((i+1)); done; echo ready; wait", threads))
+	poll(b, "the threads", func() bool { return strings.Contains(sleepers.Output(), "ready") })
+	more := pauses(20)
+	m.row(fmt.Sprintf("  with %d more threads, median of 20", threads), "%.3f ms: %.3f ms for each 100 threads", more.Seconds()*1000,
+		(more-base).Seconds()*1000/(threads/100))
+	_ = sleepers.Kill()
+}
+
+// calling times a system call that is not patched, one that ksplice has patched, and one that livepatch has.
+func (m *measuring) calling(b *testing.B) {
+	e, err := examples.Get("getppid-init")
+	if err != nil {
+		b.Fatal(err)
+	}
+	file := m.example(b, e)
+	// getppid less getuid, which nobody patches, in the same run.
+	call := func() (getppid, getuid float64) {
+		for _, line := range strings.Split(strings.TrimSpace(m.MustRun(b, guestUser, "bench")), "\n") {
+			var t struct {
+				Call   string
+				Median float64 `json:"median_ns"`
+			}
+			if err := json.Unmarshal([]byte(line), &t); err != nil {
+				b.Fatal(err)
+			}
+			if t.Call == "getppid" {
+				getppid = t.Median
+			} else {
+				getuid = t.Median
+			}
+		}
+		return getppid, getuid
+	}
+	plain, other := call()
+	m.apply(b, file)
+	ours, ourOther := call()
+	m.undo(b, m.id(b, file))
+	ko, err := vmtest.BuildModule(b.Context(), m.kernel, "examples/livepatch", "livepatch_getppid")
+	if err != nil {
+		b.Fatal(err)
+	}
+	content, err := os.ReadFile(ko)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := m.WriteFile("/tmp/livepatch.ko", content, 0o644); err != nil {
+		b.Fatal(err)
+	}
+	m.MustRun(b, "insmod", "/tmp/livepatch.ko")
+	poll(b, "the livepatch to be in", func() bool {
+		r, err := m.Run(b.Context(), "sh", "-c", "[ $(cat /sys/kernel/livepatch/livepatch_getppid/transition) = 0 ]")
+		return err == nil && r.Exit == 0
+	})
+	theirs, theirOther := call()
+	m.row("getppid(), not patched", "%.0f ns (getuid %.0f ns)", plain, other)
+	m.row("  patched by ksplice", "%.0f ns (getuid %.0f ns)", ours, ourOther)
+	m.row("  patched by livepatch", "%.0f ns (getuid %.0f ns)", theirs, theirOther)
+	o, t := (ours-ourOther)-(plain-other), (theirs-theirOther)-(plain-other)
+	m.row("  what the redirect adds", "ksplice %.1f ns, livepatch %.1f ns: %.0f%%", o, t, 100*o/t)
+}
