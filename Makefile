@@ -12,7 +12,7 @@ GO := .ci/env go
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath
 
-.PHONY: build test demo bench lint kmod generate install clean setup help
+.PHONY: build test demo bench corpus soak lint kmod generate install clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -28,7 +28,20 @@ demo: setup build ## a hot update of Debian's newest 6.1 kernel in a virtual mac
 	@$(GO) run ./examples/demo
 
 bench: setup build ## the benchmarks, those that boot a kernel included
-	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -p 1 -timeout 60m ./...
+	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -p 1 -timeout 60m ./core/... ./plugins/...
+	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./cmd/ksplice/kerneltest
+
+# CORPUS=DIR, and where wanted REVERSE=1, LIST="NAME NAME" and SERIES="6.1 6.12".
+corpus: setup build ## every patch of CORPUS=DIR applied to a booted kernel and undone (REVERSE=1: the patches backwards)
+	@test -n "$(CORPUS)" || { echo "corpus: say where the patches are: make corpus CORPUS=DIR" >&2; exit 2; }
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_CORPUS=$(abspath $(CORPUS)) KSPLICE_TEST_CORPUS_REVERSE=$(REVERSE) \
+		KSPLICE_TEST_CORPUS_LIST="$(LIST)" KSPLICE_TEST_SERIES="$(SERIES)" \
+		$(GO) test -count=1 -run TestCorpus -v -timeout 180m ./cmd/ksplice/kerneltest
+
+ROUNDS ?= 200
+soak: setup build ## ROUNDS (200) rounds of apply and undo under load, on every kernel
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ROUNDS=$(ROUNDS) KSPLICE_TEST_SERIES="$(SERIES)" \
+		$(GO) test -count=1 -run TestSoak -v -timeout 180m ./cmd/ksplice/kerneltest
 
 lint: ## gofmt, vet, staticcheck, the logs' arguments, shellcheck, sparse, checkpatch: any finding fails
 	@.ci/env .ci/lint

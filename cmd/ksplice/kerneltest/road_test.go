@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -32,6 +33,23 @@ func TestRoad(t *testing.T) {
 		t.Run("killed", func(t *testing.T) { l.killed(t, files["uptime-words"]) })
 		t.Run("refused", func(t *testing.T) { l.refusals(t, files) })
 		t.Run("rounds", func(t *testing.T) { l.rounds(t, files["uptime-words"]) })
+	})
+}
+
+// TestSoak runs rounds alone, as many as KSPLICE_TEST_ROUNDS says; `make soak` runs it.
+func TestSoak(t *testing.T) {
+	if os.Getenv(roundsVariable) == "" {
+		t.Skipf("SKIPPED: it wants a number of rounds in $%s; `make soak` runs it, and TestRoad runs a few", roundsVariable)
+	}
+	eachSeries(t, func(t *testing.T, series string) {
+		l := prepare(t, series)
+		e, err := examples.Get("uptime-words")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := l.example(t, e)
+		l.boot(t, vmtest.Options{})
+		l.rounds(t, file)
 	})
 }
 
