@@ -262,7 +262,7 @@ func (in *Input) window(part *update.Part, f *update.Function) (*engine.Window, 
 		return nil, owner, nil
 	}
 	w := f.Redirect.Window
-	if w.Offset+w.Length > uint64(len(m.Run)) {
+	if n := uint64(len(m.Run)); w.Length > n || w.Offset > n-w.Length {
 		return nil, "", &Error{part.Name, f.Name, "the place for the jump lies outside the function"}
 	}
 	return &engine.Window{Address: m.Code + w.Offset, Bytes: m.Run[w.Offset : w.Offset+w.Length]}, owner, nil
