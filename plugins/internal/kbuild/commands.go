@@ -21,6 +21,12 @@ import (
 // headers) is made first.
 const recipe = "$(file >$(dot-target).ksplice,$(%s)$(if $(strip $(cmd_record_mcount)),; $(cmd_record_mcount)))"
 
+// recordMakefile is read by make before the kernel's own, whose definitions then do not count. On make's command line the variables
+// would be in the environment of every recipe, and expanded, with their effect, for each.
+func recordMakefile() string {
+	return "override rule_cc_o_c = " + fmt.Sprintf(recipe, "cmd_cc_o_c") + "\noverride rule_as_o_S = " + fmt.Sprintf(recipe, "cmd_as_o_S") + "\n"
+}
+
 // recordSuffix is that of the files that recipe writes.
 const recordSuffix = ".ksplice"
 
@@ -62,16 +68,28 @@ func (t *Tree) rememberCommand(u backend.Unit, flags []string, text string) erro
 // askCommands has kbuild make what the units need and say how it would compile each. The commands of units that it
 // cannot compile are missing in the answer; why is in what make said.
 func (t *Tree) askCommands(ctx context.Context, work string, units []backend.Unit, flags []string, jobs int) (map[string]string, *output, error) {
-	extra := map[string]string{}
+	tmp, err := os.MkdirTemp("", "ksplice-commands-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a directory to work in: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	mk := filepath.Join(tmp, "record.mk")
+	if err := os.WriteFile(mk, []byte(recordMakefile()), 0o644); err != nil {
+		return nil, nil, fmt.Errorf("ask kbuild for commands: %w", err)
+	}
+	extra := map[string]string{"MAKEFILES": mk}
 	if len(flags) > 0 {
 		extra["KBUILD_CFLAGS"] = strings.ReplaceAll(t.env["KBUILD_CFLAGS"], rootMark, work) + " " + strings.Join(flags, " ")
 	}
 	argv := []string{"make", "-s", "-k", fmt.Sprintf("-j%d", jobs), "-f", "scripts/Makefile.build", "obj=.", "need-builtin=1", "need-modorder=1",
 		// KERNEL-NOTES 2.2: every object sees objtool exactly once. Symbol versions are not wanted.
-		"delay-objtool=", "objtool=./" + wrapperName, "CONFIG_MODVERSIONS=",
-		"rule_cc_o_c=" + fmt.Sprintf(recipe, "cmd_cc_o_c"), "rule_as_o_S=" + fmt.Sprintf(recipe, "cmd_as_o_S")}
+		"delay-objtool=", "objtool=./" + wrapperName, "CONFIG_MODVERSIONS="}
 	for _, u := range units {
 		argv = append(argv, "./"+u.Object)
+		// Objects of sources elsewhere may have a directory that only a build makes.
+		if err := os.MkdirAll(filepath.Join(work, path.Dir(u.Object)), 0o755); err != nil {
+			return nil, nil, fmt.Errorf("ask kbuild for commands: %w", err)
+		}
 	}
 	out, err := run(ctx, command{dir: work, env: t.env.at(work, extra), argv: argv})
 	if ctx.Err() != nil {

@@ -38,6 +38,7 @@ func Finish(ctx context.Context, dir string, info Info, progress plugin.Progress
 	if err := checkConfig(config); err != nil {
 		return err
 	}
+	info.Layout = Layout
 	t := &Tree{Info: info, Dir: dir}
 	if err := os.MkdirAll(t.state("commands"), 0o755); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -61,12 +63,15 @@ func failure(what string, out *output, err error) error {
 // tailLines is how many lines of a log an error repeats.
 const tailLines = 8
 
+// notRemade is what make -k says of every target that needs one that failed: it says nothing of why.
+var notRemade = regexp.MustCompile(`^make(\[\d+\])?: Target '.*' not remade because of errors\.$`)
+
 func tail(out *output) string {
 	text := strings.TrimSpace(string(out.stderr))
 	if text == "" {
 		text = strings.TrimSpace(string(out.stdout))
 	}
-	lines := strings.Split(text, "\n")
+	lines := slices.DeleteFunc(strings.Split(text, "\n"), func(l string) bool { return notRemade.MatchString(l) })
 	if len(lines) > tailLines {
 		lines = lines[len(lines)-tailLines:]
 	}

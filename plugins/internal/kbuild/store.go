@@ -36,6 +36,9 @@ func (s *Store) List() ([]*Tree, error) {
 			continue
 		}
 		t, err := Open(filepath.Join(s.dir, e.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("open tree %s: %w; remove that directory to have it made again", e.Name(), err)
 		}

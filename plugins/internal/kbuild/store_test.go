@@ -15,7 +15,7 @@ import (
 func putTree(t *testing.T, s *Store, name string, used time.Duration) string {
 	t.Helper()
 	dir := filepath.Join(s.dir, name)
-	for file, text := range map[string]string{treeName: `{"release":"1"}`, "state/" + environmentName: `{"SRCARCH":"x86"}`, "root/a.c": "a"} {
+	for file, text := range map[string]string{treeName: `{"release":"1","layout":"` + Layout + `"}`, "state/" + environmentName: `{"SRCARCH":"x86"}`, "root/a.c": "a"} {
 		path := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -77,6 +77,27 @@ func TestStoreMake(t *testing.T) {
 	tree, reused, err := s.Make(t.Context(), "key", putThenUnlock, nil)
 	if err != nil || !reused || tree.Release != "1" {
 		t.Errorf("Make after waiting = %+v, %t, %v", tree, reused, err)
+	}
+}
+
+func TestStoreList(t *testing.T) {
+	s := NewStore(t.TempDir())
+	putTree(t, s, "good", 0)
+	for name, text := range map[string]string{"old": `{"release":"1","layout":"1"}`, "half": ""} {
+		dir := putTree(t, s, name, 0)
+		if err := os.Remove(filepath.Join(dir, treeName)); err != nil {
+			t.Fatal(err)
+		}
+		if text == "" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, treeName), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := s.List()
+	if err != nil || len(list) != 1 || filepath.Base(list[0].Dir) != "good" {
+		t.Errorf("List = %v, %v; want the complete tree of this layout", list, err)
 	}
 }
 

@@ -34,6 +34,8 @@ const (
 
 // Info is what tree.json holds.
 type Info struct {
+	// Layout is the layout's version; Finish fills it in.
+	Layout string `json:"layout"`
 	// Key names the inputs the tree was made of.
 	Key string `json:"key"`
 	// Release and Version are the kernel's `uname -r` and `uname -v`.
@@ -65,7 +67,7 @@ func (t *Tree) state(name ...string) string {
 	return filepath.Join(append([]string{t.Dir, stateName}, name...)...)
 }
 
-// Open opens the tree in dir. The error is os.ErrNotExist when there is none, or when it is not complete.
+// Open opens the tree in dir. The error is os.ErrNotExist when there is none, when it is not complete or of another layout.
 func Open(dir string) (*Tree, error) {
 	b, err := os.ReadFile(filepath.Join(dir, treeName))
 	if err != nil {
@@ -74,6 +76,9 @@ func Open(dir string) (*Tree, error) {
 	t := &Tree{Dir: dir}
 	if err := json.Unmarshal(b, &t.Info); err != nil {
 		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, treeName), err)
+	}
+	if t.Layout != Layout {
+		return nil, fmt.Errorf("the tree in %s is of layout %q, this is %q: %w", dir, t.Layout, Layout, os.ErrNotExist)
 	}
 	if t.env, err = readEnvironment(t.state(environmentName)); err != nil {
 		return nil, err

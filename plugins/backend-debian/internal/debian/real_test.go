@@ -154,10 +154,22 @@ func realUnits(t *testing.T, b *Backend, tree *backend.Tree) {
 		t.Errorf("Units of files that are not built = %v, want none", got)
 	}
 	start := time.Now()
-	qfq := units("fs/ext4/ext4.h")
-	t.Logf("fs/ext4/ext4.h: %d units in %s", len(qfq), time.Since(start).Round(time.Millisecond))
-	if !slices.ContainsFunc(qfq, func(u backend.Unit) bool { return u.Source == "fs/ext4/inode.c" }) {
+	ext4 := units("fs/ext4/ext4.h")
+	t.Logf("fs/ext4/ext4.h: %d units in %s", len(ext4), time.Since(start).Round(time.Millisecond))
+	if !slices.ContainsFunc(ext4, func(u backend.Unit) bool { return u.Source == "fs/ext4/inode.c" }) {
 		t.Errorf("the units that include fs/ext4/ext4.h lack fs/ext4/inode.c")
+	}
+	// drm/xe compiles sources of drm/i915 as its own (drivers/gpu/drm/xe/Makefile, from 6.8 on).
+	const shared = "drivers/gpu/drm/i915/display/intel_alpm.c"
+	if got := units(shared); len(got) > 0 {
+		want := []backend.Unit{{Source: shared, Object: "drivers/gpu/drm/i915/display/intel_alpm.o", Module: "i915"},
+			{Source: shared, Object: "drivers/gpu/drm/xe/i915-display/intel_alpm.o", Module: "xe"}}
+		if !slices.Equal(got, want) {
+			t.Errorf("Units(%s) = %v, want %v", shared, got, want)
+		}
+		if o := compileIn(t, b, tree, got); bytes.Equal(o[0], o[1]) {
+			t.Errorf("the objects of i915 and of xe are the same")
+		}
 	}
 	start = time.Now()
 	resp, err := b.Units(t.Context(), &backend.UnitsRequest{Tree: tree, All: true})

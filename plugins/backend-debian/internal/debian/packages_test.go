@@ -1,0 +1,78 @@
+package debian
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ksplice/ksplice/sdk/plugin"
+)
+
+func TestParseShow(t *testing.T) {
+	text := "Package: linux-kbuild-6.1\nVersion: 6.1.192-2\nArchitecture: amd64\nDepends: a,\n b: c\nSize: 12\nSHA256: ab\n\n" +
+		"Package: linux-kbuild-6.1\nVersion: 6.1.1-1\nStatus: installed, in no list\n\n"
+	want := []packageInfo{{Name: "linux-kbuild-6.1", Version: "6.1.192-2", Architecture: "amd64", Depends: "a,", SHA256: "ab", Size: 12}}
+	if diff := cmp.Diff(want, parseShow(text)); diff != "" {
+		t.Errorf("parseShow: (-want +got)\n%s", diff)
+	}
+}
+
+// lists is an archive: versions by package, the newest first.
+type lists map[string][]string
+
+func (l lists) show(_ context.Context, name string) ([]packageInfo, error) {
+	var out []packageInfo
+	for _, v := range l[name] {
+		p := packageInfo{Name: name, Version: v, SHA256: name + v}
+		if strings.HasPrefix(name, "linux-headers-") {
+			p.Depends = "linux-headers-6.1.0-56-common (= " + v + "), linux-kbuild-6.1 (>= " + v + "), gcc-12"
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func TestFind(t *testing.T) {
+	archive := lists{
+		"linux-headers-6.1.0-56-amd64":  {"6.1.192-2", "6.1.192-1"},
+		"linux-headers-6.1.0-54-amd64":  {"6.1.190-1"},
+		"linux-headers-6.1.0-50-amd64":  {"6.1.180-1"},
+		"linux-headers-6.1.0-56-common": {"6.1.192-2", "6.1.192-1", "6.1.190-1"},
+		"linux-source-6.1":              {"6.1.192-2", "6.1.192-1", "6.1.190-1"},
+		"linux-kbuild-6.1":              {"6.1.192-2", "6.1.192-1"},
+	}
+	uname := func(v string) string { return "#1 SMP PREEMPT_DYNAMIC Debian " + v + " (2026-11-16)" }
+	for _, tt := range []struct {
+		release, uname, version, kbuild, wrong string
+	}{
+		{"6.1.0-56-amd64", "", "6.1.192-2", "6.1.192-2", ""},
+		{"6.1.0-56-amd64", uname("6.1.192-1"), "6.1.192-1", "6.1.192-1", ""},
+		{"6.1.0-54-amd64", uname("6.1.190-1"), "6.1.190-1", "6.1.192-2", ""}, // tools stand in
+		{"6.1.0-56-amd64", uname("6.1.191-1"), "", "", "6.1.191-1"},
+		{"6.1.0-56-amd64", "#1 SMP somebody's own", "", "", "not one of Debian's"},
+		{"6.1.0-50-amd64", "", "", "", "linux-source-6.1 in version 6.1.180-1"},
+		{"6.1.0-40-amd64", "", "", "", "linux-headers-6.1.0-40-amd64"},
+		{"5.10.0-1-amd64", "", "", "", "series 5.10"},
+		{"6.1.192", "", "", "", "not a release of a Debian kernel"},
+		{"6.1.0-56-amd64; rm", "", "", "", "not a release"},
+	} {
+		p, err := find(t.Context(), archive, tt.release, tt.uname)
+		if tt.wrong != "" {
+			var d *plugin.Diagnostic
+			if !errors.As(err, &d) || d.Fault != plugin.FaultUser || !strings.Contains(err.Error(), tt.wrong) {
+				t.Errorf("find(%s, %q) = %v, want a refusal with %q", tt.release, tt.uname, err, tt.wrong)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("find(%s, %q) = %v", tt.release, tt.uname, err)
+			continue
+		}
+		if p.version != tt.version || p.source.Version != tt.version || p.headers.Version != tt.version || p.kbuild.Version != tt.kbuild || p.tools != (tt.kbuild != tt.version) {
+			t.Errorf("find(%s, %q) = %+v, want version %s with tools %s", tt.release, tt.uname, p, tt.version, tt.kbuild)
+		}
+	}
+}
