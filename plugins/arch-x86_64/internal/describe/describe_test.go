@@ -234,7 +234,7 @@ func TestRuntime(t *testing.T) {
 	b.Table("runtime_shift_y", objtest.Place{Section: s, Offset: 12})
 	b.Table("runtime_mask_z", objtest.Place{Section: s, Offset: 0})
 	u := b.Describe(objtest.Target())
-	if len(u.Desc.Sites) != 2 || u.Desc.Sites[0].Detail != "runtime_ptr_x" || u.Desc.Sites[1].Detail != "runtime_shift_y" {
+	if len(u.Desc.Sites) != 2 || u.Desc.Sites[0].Detail != "runtime_ptr_x" || u.Desc.Sites[0].At != 0 || u.Desc.Sites[0].Length != 10 || u.Desc.Sites[1].Detail != "runtime_shift_y" {
 		t.Errorf("sites: %+v", u.Desc.Sites)
 	}
 	if len(u.UnknownRuntime) != 1 || u.UnknownRuntime[0] != "runtime_mask_z" {

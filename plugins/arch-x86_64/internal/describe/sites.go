@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/forms"
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/object"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
@@ -84,6 +85,21 @@ func simpleSite(kind arch.SiteKind, length uint64, live bool) func(*tables, *obj
 		}
 		return t.add(e, kind, length, live, -1, detail, SiteDetail{})
 	}
+}
+
+// runtimePointerSite is for runtime_ptr_ tables, whose entries are places of immediates. The site is the whole instruction: an
+// update that stands on another one meets the load of a variable there (the fixup package).
+func runtimePointerSite(t *tables, s *object.Section, e *arch.TableEntry) error {
+	const immediate = 8
+	code := t.unit.File.Sections[e.Owner].Data
+	if e.OwnerOffset >= forms.MovabsImm && e.OwnerOffset+immediate <= uint64(len(code)) &&
+		forms.Movabs(code[e.OwnerOffset-forms.MovabsImm:e.OwnerOffset+immediate]) {
+		e.OwnerLength = immediate
+		t.unit.addSite(arch.Site{Section: e.Owner, At: e.OwnerOffset - forms.MovabsImm, Length: forms.MovabsLen, Kind: arch.SiteRuntimeConst,
+			Table: e.Table, Entry: e.At, Key: -1, Detail: s.Name}, SiteDetail{})
+		return nil
+	}
+	return t.add(e, arch.SiteRuntimeConst, immediate, false, -1, s.Name, SiteDetail{})
 }
 
 // instructionSite is for tables whose entries are the places of one instruction each.

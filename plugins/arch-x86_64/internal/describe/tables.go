@@ -67,7 +67,7 @@ func layoutOf(name string) (layout, bool) {
 	}
 	switch {
 	case strings.HasPrefix(name, RuntimePtrPrefix):
-		return layout{size: 4, site: simpleSite(arch.SiteRuntimeConst, 8, false)}, true
+		return layout{size: 4, site: runtimePointerSite}, true
 	case strings.HasPrefix(name, RuntimeShiftPrefix):
 		return layout{size: 4, site: simpleSite(arch.SiteRuntimeConst, 1, false)}, true
 	}

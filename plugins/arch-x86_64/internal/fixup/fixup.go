@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/describe"
+	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/forms"
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/object"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -52,41 +53,17 @@ func (f *fixer) refuse(section uint32, at uint64, summary, detail string) {
 	f.resp.Refusals = append(f.resp.Refusals, plugin.Diagnostic{Fault: plugin.FaultPatch, Summary: summary, Detail: detail, Where: where})
 }
 
-// Lengths in bytes of movabs $imm64,%reg and of its parts.
-const (
-	movabsLen = 10
-	immOffset = 2
-	immLen    = 8
-)
-
-// nop3 fills what the shorter instruction leaves.
-var nop3 = []byte{0x0f, 0x1f, 0x00}
-
 // pointer turns the load of a constant that the kernel writes once at boot into a load of the variable it comes from, as the
 // same source does in a module (arch/x86/include/asm/runtime-const.h, include/asm-generic/runtime-const.h: runtime_const_ptr).
 func (f *fixer) pointer(s *arch.Site, name string) {
-	code := f.u.File.Sections[s.Section].Data
-	const wantedForm = "expected movabs $imm64,%reg at the site of a runtime constant"
-	if s.Length != immLen || s.At < immOffset || s.At+immLen > uint64(len(code)) {
-		f.refuse(s.Section, s.At, "runtime constant "+name+" is used in a way that is not known", wantedForm)
+	in := f.u.File.Sections[s.Section].Data[s.At : s.At+s.Length]
+	if !forms.Movabs(in) {
+		f.refuse(s.Section, s.At, "runtime constant "+name+" is used in a way that is not known",
+			fmt.Sprintf("expected movabs $imm64,%%reg around the site, found % x", in))
 		return
 	}
-	start := s.At - immOffset
-	in := code[start : start+movabsLen]
-	// REX.W, with REX.B for registers from r8 on; opcode b8+reg.
-	if in[0]&^1 != 0x48 || in[1]&^7 != 0xb8 {
-		f.refuse(s.Section, s.At, "runtime constant "+name+" is used in a way that is not known", fmt.Sprintf("%s, found % x", wantedForm, in))
-		return
-	}
-	rex, reg := byte(0x48), in[1]&7
-	if in[0]&1 != 0 {
-		rex |= 4 // REX.R
-	}
-	// mov disp32(%rip),%reg.
-	edit := append([]byte{rex, 0x8b, reg<<3 | 5, 0, 0, 0, 0}, nop3...)
-	const fieldOffset = 3
-	f.resp.Edits = append(f.resp.Edits, arch.Edit{Section: s.Section, At: start, Bytes: edit,
-		Reloc: &arch.NewReloc{At: start + fieldOffset, Type: uint32(elf.R_X86_64_PC32), Symbol: name, SymbolIndex: f.symbol(name), Addend: -4}})
+	f.resp.Edits = append(f.resp.Edits, arch.Edit{Section: s.Section, At: s.At, Bytes: forms.RuntimeLoad(in),
+		Reloc: &arch.NewReloc{At: s.At + forms.RuntimeLoadField, Type: uint32(elf.R_X86_64_PC32), Symbol: name, SymbolIndex: f.symbol(name), Addend: -4}})
 }
 
 // shift has the count of a shift copied from the running kernel: an instruction of that length cannot load it.

@@ -13,7 +13,8 @@ import (
 type Outcome struct {
 	// Form names what was found, for messages.
 	Form string
-	// HasTarget says that they are a direct branch; Target is where it goes, counted from the site's first byte.
+	// HasTarget says that they are a direct branch, or the load of a variable; Target is where it leads, counted from the
+	// site's first byte.
 	HasTarget bool
 	Target    int64
 	// Call says that the branch is a call.
@@ -298,6 +299,49 @@ func Endbr(run []byte) (Outcome, bool) {
 	for i, f := range endbrForms {
 		if bytes.Equal(run, f) {
 			return Outcome{Form: []string{"endbr64", "sealed", "sealed"}[i]}, true
+		}
+	}
+	return rejected()
+}
+
+// MovabsLen is the length of movabs $imm64,%reg, and MovabsImm the offset of its immediate.
+const (
+	MovabsLen = 10
+	MovabsImm = 2
+)
+
+// Movabs says whether code is movabs $imm64,%reg: REX.W, with REX.B for registers from r8 on, and opcode b8+reg.
+func Movabs(code []byte) bool {
+	return len(code) == MovabsLen && code[0]&^1 == 0x48 && code[1]&^7 == 0xb8
+}
+
+// RuntimeLoadField is the offset of the four-byte pc-relative field of RuntimeLoad's result, whose instruction ends behind it.
+const RuntimeLoadField = 3
+
+// RuntimeLoad is what stands in a module, in as many bytes, for the load of a runtime constant: mov sym(%rip),%reg and a nop,
+// with the field zero. code is the movabs.
+func RuntimeLoad(code []byte) []byte {
+	rex := byte(0x48)
+	if code[0]&1 != 0 {
+		rex |= 4 // REX.R
+	}
+	return append([]byte{rex, 0x8b, code[1]&7<<3 | 5, 0, 0, 0, 0}, nops[3]...)
+}
+
+// RuntimeConst accepts a constant that the kernel writes once at boot (arch/x86/include/asm/runtime-const.h): an immediate of
+// any value in the same instruction; or, in a module, the load of the variable that it comes from: the target. Sites other than
+// a whole movabs are the immediate alone.
+func RuntimeConst(pre, run []byte) (Outcome, bool) {
+	switch {
+	case len(pre) != len(run):
+	case !Movabs(pre):
+		return Outcome{Form: "immediate"}, len(pre) == 1 || len(pre) == 8
+	case bytes.Equal(pre[:MovabsImm], run[:MovabsImm]):
+		return Outcome{Form: "immediate"}, true
+	default:
+		want := RuntimeLoad(pre)
+		if bytes.Equal(run[:RuntimeLoadField], want[:RuntimeLoadField]) && bytes.Equal(run[RuntimeLoadField+4:], want[RuntimeLoadField+4:]) {
+			return branch("load", run, RuntimeLoadField, false)
 		}
 	}
 	return rejected()

@@ -140,6 +140,28 @@ func TestRetpoline(t *testing.T) {
 	}
 }
 
+func TestRuntimeConst(t *testing.T) {
+	const rax, r9 = "48 b8 efcdab8967452301", "49 b9 efcdab8967452301"
+	for _, x := range []struct{ pre, run, form string }{
+		{rax, "48 b8 0010203040506070", "immediate"},
+		{rax, "48 bb 0010203040506070", ""},
+		{rax, "48 8b 05 11223344 0f1f00", "load"},
+		{rax, "48 8b 0d 11223344 0f1f00", ""},
+		{rax, "48 8b 05 11223344 909090", ""},
+		{r9, "4c 8b 0d 11223344 0f1f00", "load"},
+		{r9, "48 8b 0d 11223344 0f1f00", ""},
+		{"0c", "11", "immediate"},
+		{"0c", "11 12", ""},
+		{"0c0c", "1112", ""},
+		{"efcdab8967452301", "0010203040506070", "immediate"},
+	} {
+		o, ok := RuntimeConst(code(t, x.pre), code(t, x.run))
+		if ok != (x.form != "") || ok && o.Form != x.form || o.HasTarget != (x.form == "load") || o.HasTarget && o.Target != 7+0x44332211 {
+			t.Errorf("RuntimeConst(%s, %s) = %+v, %t, want %q", x.pre, x.run, o, ok, x.form)
+		}
+	}
+}
+
 func TestNopFill(t *testing.T) {
 	for _, x := range []struct {
 		code string
@@ -202,6 +224,7 @@ func FuzzForms(f *testing.F) {
 		check("StaticCall", o, ok)
 		o, ok = StaticTramp(pre, run)
 		check("StaticTramp", o, ok)
+		RuntimeConst(pre, run)
 		o, ok = Retpoline(pre, run, reg)
 		check("Retpoline", o, ok)
 		NopFill(run)

@@ -230,6 +230,18 @@ func TestResized(t *testing.T) {
 	refused(t, one(t, u, f, objtest.Hex(t, "85 c0 75 04 eb 3a eb f8 31 c0"), false), 13, "run ends")
 }
 
+// TestResizedPrefix has a branch with another prefix, which is no other form of it.
+func TestResizedPrefix(t *testing.T) {
+	b := objtest.New(t)
+	text := b.Section(".text.f", objtest.Text, "2e e8 00000000 c3")
+	f := b.Func("f", text, 0, 7)
+	b.Reloc(text, 2, elf.R_X86_64_PLT32, b.Undef("callee"), -4)
+	u := b.Describe(objtest.Target())
+	for run, at := range map[string]uint64{"3e e8 11223344 c3": 0, "e8 11223344 c3 90": 0, "2e e9 11223344 c3": 1} {
+		refused(t, one(t, u, f, objtest.Hex(t, run), false), at)
+	}
+}
+
 // TestResizedJumpLabel covers a static branch that another length of a jump made short.
 func TestResizedJumpLabel(t *testing.T) {
 	b := objtest.New(t)

@@ -80,6 +80,9 @@ func (m *matcher) function(fn *arch.Function, addr uint64, run []byte) arch.Matc
 		return c.mismatch(&stop{reason: fmt.Sprintf("the object has no code for the function in section %s", s.Name)})
 	}
 	c.code = s.Data[fn.Offset : fn.Offset+fn.Size]
+	if fn.Size == 0 {
+		return c.mismatch(&stop{reason: "the function has no code in the object: nothing can prove where it is"})
+	}
 	first := c.straight()
 	if first == nil {
 		c.res.Matched, c.res.RunSize = true, fn.Size

@@ -30,9 +30,15 @@ func (c *comparison) mayBeResized(s *stop) bool {
 	return errA == nil && errB == nil && alike(&a, &b)
 }
 
-// alike says that two instructions are the same direct branch but for their length and displacement.
+// alike says that two instructions are the same direct branch but for their length and displacement. Branches of different
+// length have no prefixes: the assembler puts none on those whose length it chooses.
 func alike(a, b *decode.Inst) bool {
-	if a.Class != b.Class || !a.IsBranch() {
+	switch {
+	case a.Class != b.Class || !a.IsBranch():
+		return false
+	case a.Len == b.Len:
+		return a.PCRelOff == b.PCRelOff && bytes.Equal(a.Bytes()[:a.PCRelOff], b.Bytes()[:b.PCRelOff])
+	case a.OpcodeOff != int(a.Map) || b.OpcodeOff != int(b.Map):
 		return false
 	}
 	return a.Class != decode.Jcc || condition(a) == condition(b)

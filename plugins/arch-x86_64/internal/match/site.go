@@ -219,7 +219,10 @@ func (c *comparison) single(i int, at uint64) (why string) {
 	case describe.SiteSMPLock:
 		_, ok = forms.SMPLock(run)
 	case arch.SiteRuntimeConst:
-		ok = true // any value; the instruction around it is compared
+		if o, ok = forms.RuntimeConst(pre, run); ok && o.HasTarget {
+			name, _ := describe.RuntimeSymbol(s.Detail)
+			c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: c.atOf(s), Address: here + uint64(o.Target), Names: []string{name}})
+		}
 	default:
 		return fmt.Sprintf("no rule for sites of kind %s", s.Kind)
 	}

@@ -229,9 +229,14 @@ func TestRuntimeConst(t *testing.T) {
 	b.Table("runtime_ptr_table", objtest.Place{Section: s, Offset: 2})
 	b.Table("runtime_shift_count", objtest.Place{Section: s, Offset: 12})
 	u := b.Describe(objtest.Target())
-	sites := []arch.Range{{Offset: 2, Length: 8}, {Offset: 12, Length: 1}}
+	sites := []arch.Range{{Offset: 0, Length: 10}, {Offset: 12, Length: 1}}
 	want(t, one(t, u, f, objtest.Hex(t, "48 b8 00 10 20 30 40 88 ff ff c1 e8 11 c3"), false), arch.MatchResult{RunSize: 14, Sites: sites})
-	refused(t, one(t, u, f, objtest.Hex(t, "48 b9 00 10 20 30 40 88 ff ff c1 e8 11 c3"), false), 1, "%rcx")
+	// What a part has in its place.
+	want(t, one(t, u, f, objtest.Hex(t, "48 8b 05"+rel(3, textAt)+"0f 1f 00 c1 e8 11 c3"), false), arch.MatchResult{RunSize: 14, Sites: sites,
+		Obligations: symbolAt(0, textAt, "table")})
+	refused(t, one(t, u, f, objtest.Hex(t, "48 b9 00 10 20 30 40 88 ff ff c1 e8 11 c3"), false), 0, "%rcx")
+	refused(t, one(t, u, f, objtest.Hex(t, "48 8b 0d"+rel(3, textAt)+"0f 1f 00 c1 e8 11 c3"), false), 0, "runtime_ptr_table")
+	refused(t, one(t, u, f, objtest.Hex(t, "48 b8 00 10 20 30 40 88 ff ff c1 e9 11 c3"), false), 11, "%ecx")
 	refused(t, one(t, u, f, objtest.Hex(t, "48 b8 00 10 20 30 40 88 ff ff c1 e8 11 c3"), true), 2)
 }
 
