@@ -50,11 +50,13 @@ func (f *fixer) refuse(section uint32, at uint64, summary, detail string) {
 	if fn := f.u.FunctionAt(describe.Place{Section: section, At: at}); fn != nil {
 		where = fmt.Sprintf("%s+%#x", fn.Name, at-fn.Offset)
 	}
-	f.resp.Refusals = append(f.resp.Refusals, plugin.Diagnostic{Fault: plugin.FaultPatch, Summary: summary, Detail: detail, Where: where})
+	f.resp.Refusals = append(f.resp.Refusals, plugin.Diagnostic{Fault: plugin.FaultPatch, Summary: summary,
+		Detail: detail, Where: where})
 }
 
-// pointer turns the load of a constant that the kernel writes once at boot into a load of the variable it comes from, as the
-// same source does in a module (arch/x86/include/asm/runtime-const.h, include/asm-generic/runtime-const.h: runtime_const_ptr).
+// pointer turns the load of a constant that the kernel writes once at boot into a load of the variable it comes from, as
+// the same source does in a module (runtime_const_ptr in arch/x86/include/asm/runtime-const.h and
+// include/asm-generic/runtime-const.h).
 func (f *fixer) pointer(s *arch.Site, name string) {
 	in := f.u.File.Sections[s.Section].Data[s.At : s.At+s.Length]
 	if !forms.Movabs(in) {
@@ -63,7 +65,8 @@ func (f *fixer) pointer(s *arch.Site, name string) {
 		return
 	}
 	f.resp.Edits = append(f.resp.Edits, arch.Edit{Section: s.Section, At: s.At, Bytes: forms.RuntimeLoad(in),
-		Reloc: &arch.NewReloc{At: s.At + forms.RuntimeLoadField, Type: uint32(elf.R_X86_64_PC32), Symbol: name, SymbolIndex: f.symbol(name), Addend: -4}})
+		Reloc: &arch.NewReloc{At: s.At + forms.RuntimeLoadField, Type: uint32(elf.R_X86_64_PC32), Symbol: name,
+			SymbolIndex: f.symbol(name), Addend: -4}})
 }
 
 // shift has the count of a shift copied from the running kernel: an instruction of that length cannot load it.
@@ -94,7 +97,8 @@ func (f *fixer) unknownTables() {
 			section, at := f.u.File.Place(r.Symbol, r.Means)
 			if f.wanted[section] {
 				f.refuse(section, at, "the code holds a runtime constant of an unknown kind, in table "+t.Name,
-					"only runtime_ptr_ and runtime_shift_ tables are known: a module would keep the placeholder; use a newer architecture plugin")
+					"only runtime_ptr_ and runtime_shift_ tables are known: a module would keep the placeholder; "+
+						"use a newer architecture plugin")
 			}
 		}
 		if len(t.Relocs) == 0 {
@@ -112,8 +116,8 @@ func (f *fixer) relocations() {
 		}
 		for _, r := range s.Relocs {
 			if !object.Supported(r.Type) {
-				f.refuse(s.Index, r.Offset, fmt.Sprintf("a relocation of type %v", r.Type), "the kernel's module loader does not apply this type: "+
-					"it comes from code that only the kernel proper can hold")
+				f.refuse(s.Index, r.Offset, fmt.Sprintf("a relocation of type %v", r.Type),
+					"the kernel's module loader does not apply this type: it comes from code that only the kernel proper can hold")
 			}
 		}
 	}

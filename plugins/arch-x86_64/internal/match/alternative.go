@@ -35,7 +35,8 @@ func (c *comparison) alternatives(cl cluster, entries []int, at uint64) (why str
 				return ""
 			}
 		case d.ReplacementLen <= total:
-			pieces = append(pieces, piece{section: d.Replacement.Section, at: d.Replacement.At, length: d.ReplacementLen, total: total})
+			r := d.Replacement
+			pieces = append(pieces, piece{section: r.Section, at: r.At, length: d.ReplacementLen, total: total})
 		}
 	}
 	outer := c.alternative
@@ -103,8 +104,8 @@ func either(fit []claims) claims {
 }
 
 func sameButNames(a, b arch.Obligation) bool {
-	return a.Kind == b.Kind && a.Address == b.Address && bytes.Equal(a.Bytes, b.Bytes) && slices.EqualFunc(a.Forms, b.Forms, bytes.Equal) &&
-		a.Symbol == b.Symbol && a.Offset == b.Offset
+	return a.Kind == b.Kind && a.Address == b.Address && bytes.Equal(a.Bytes, b.Bytes) &&
+		slices.EqualFunc(a.Forms, b.Forms, bytes.Equal) && a.Symbol == b.Symbol && a.Offset == b.Offset
 }
 
 // piece is code of the object that may stand at a place of run, instruction by instruction.
@@ -137,7 +138,7 @@ func (c *comparison) piece(p piece, at uint64) (why string) {
 		first, end := c.u.SitesIn(p.section, p.at, p.at+p.length)
 		clusters = c.group(p.section, first, end, func(i int) bool {
 			s := &c.u.Desc.Sites[i]
-			same := s.At == p.at && (s.Kind == describe.SiteAlternative || s.Kind == describe.SiteParavirt && s.Length <= p.length && p.original)
+			same := s.At == p.at && (s.Kind == describe.SiteAlternative || s.Kind == describe.SiteParavirt && p.original)
 			return s.At+s.Length <= p.at+p.length && !same
 		})
 	}
@@ -279,5 +280,6 @@ func (c *comparison) branch(p *piece, in *decode.Inst, fields []describe.Field, 
 			return c.leads(c.siteOffset(at), f.Symbol, f.Means, target)
 		}
 	}
-	return c.leadsPlace(c.siteOffset(at), describe.Place{Section: p.section, At: pre + uint64(in.Len) + uint64(in.Rel())}, target)
+	to := describe.Place{Section: p.section, At: pre + uint64(in.Len) + uint64(in.Rel())}
+	return c.leadsPlace(c.siteOffset(at), to, target)
 }

@@ -150,7 +150,8 @@ func (c *comparison) leadsPlace(at uint64, p describe.Place, run uint64) (why st
 		if p.At == fn.Offset {
 			base = c.layout.function(base)
 		}
-		c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: at, Address: base, Names: c.namesAt(describe.Place{Section: fn.Section, At: fn.Offset})})
+		names := c.namesAt(describe.Place{Section: fn.Section, At: fn.Offset})
+		c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: at, Address: base, Names: names})
 		return ""
 	}
 	return fmt.Sprintf("nothing in the object names %s+%#x", c.u.File.Sections[p.Section].Name, p.At)

@@ -107,7 +107,8 @@ func (c *comparison) step(pre, run uint64) (from, to uint64, why string) {
 		}
 		return n, uint64(b.Len), c.stepBranch(&a, fields, pre, b.Target(c.addr+run))
 	}
-	if b.Len == 1 && c.run[run] == int3 && !c.image && uint64(len(c.run))-run >= n && bytes.Equal(c.code[pre+1:pre+n], c.run[run+1:run+n]) {
+	probed := b.Len == 1 && c.run[run] == int3 && !c.image && uint64(len(c.run))-run >= n
+	if probed && bytes.Equal(c.code[pre+1:pre+n], c.run[run+1:run+n]) {
 		c.oblige(arch.Obligation{Kind: arch.ObligationKprobe, At: pre, Address: c.addr + run})
 		c.res.Sites = append(c.res.Sites, arch.Range{Offset: run, Length: 1})
 		return n, n, ""

@@ -169,7 +169,8 @@ func (c *comparison) cluster(cl cluster, at uint64) (why string) {
 			try(c.single(i, at))
 		}
 	}
-	try(c.piece(piece{section: cl.section, at: cl.start, length: cl.end - cl.start, total: cl.end - cl.start, original: true, bare: true}, at))
+	n := cl.end - cl.start
+	try(c.piece(piece{section: cl.section, at: cl.start, length: n, total: n, original: true, bare: true}, at))
 	if len(fit) == 0 {
 		return c.noForm(cl, at)
 	}
@@ -221,7 +222,8 @@ func (c *comparison) single(i int, at uint64) (why string) {
 	case arch.SiteRuntimeConst:
 		if o, ok = forms.RuntimeConst(pre, run); ok && o.HasTarget {
 			name, _ := describe.RuntimeSymbol(s.Detail)
-			c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: c.atOf(s), Address: here + uint64(o.Target), Names: []string{name}})
+			c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: c.atOf(s), Address: here + uint64(o.Target),
+				Names: []string{name}})
 		}
 	default:
 		return fmt.Sprintf("no rule for sites of kind %s", s.Kind)
@@ -282,9 +284,10 @@ func (c *comparison) retpoline(s *arch.Site, pre, run []byte, here uint64) (why 
 	return ""
 }
 
-// call accepts a direct call that call depth tracking may have led to the callee's pad. Where it went there is told by the
-// target's alignment, so that the call is an equation all the same; the name of the callee is asked for, too, then. A call that alternatives may
-// have replaced is none.
+// call accepts a direct call that call depth tracking may have led to the callee's pad. Whether it did is told by the
+// target's alignment, so that the call is an equation all the same, the only one from a site: with call thunks every direct
+// call is a site, and static functions of one name could not be told apart. Of a callee with a thunk the name is asked for, too.
+// A call that alternatives may have replaced is no equation.
 func (c *comparison) call(s *arch.Site, run []byte, here uint64) (why string) {
 	if len(run) != 5 || run[0] != 0xe8 {
 		return fmt.Sprintf("the call is % x, expected a direct call", run)

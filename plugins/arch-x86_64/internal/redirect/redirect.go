@@ -40,7 +40,8 @@ func Run(u *describe.Unit, functions []uint32) ([]arch.Redirect, error) {
 func function(u *describe.Unit, fn *arch.Function) arch.Redirect {
 	switch {
 	case fn.Parent >= 0:
-		return arch.Redirect{Kind: arch.RedirectNone, Reason: "it is a piece of " + u.Desc.Functions[fn.Parent].Name + " and entered through that only"}
+		return arch.Redirect{Kind: arch.RedirectNone,
+			Reason: "it is a piece of " + u.Desc.Functions[fn.Parent].Name + " and entered through that only"}
 	case u.File.Sections[fn.Section].Name == ".static_call.text":
 		return arch.Redirect{Kind: arch.RedirectNone, Reason: "it is the trampoline of a static call, which the kernel rewrites"}
 	}
@@ -53,13 +54,14 @@ func function(u *describe.Unit, fn *arch.Function) arch.Redirect {
 	}
 	why := obstacle(u, fn, start)
 	if why == "" {
-		return arch.Redirect{Kind: arch.RedirectJump, Window: arch.Range{Offset: start, Length: jumpLen}, Template: append([]byte(nil), jump[:]...),
-			Field: jumpField, Type: uint32(elf.R_X86_64_PLT32), Addend: -(jumpLen - jumpField)}
+		return arch.Redirect{Kind: arch.RedirectJump, Window: arch.Range{Offset: start, Length: jumpLen},
+			Template: append([]byte(nil), jump[:]...), Field: jumpField, Type: uint32(elf.R_X86_64_PLT32), Addend: -(jumpLen - jumpField)}
 	}
 	if fn.Fentry {
 		return arch.Redirect{Kind: arch.RedirectFtrace, Reason: why}
 	}
-	return arch.Redirect{Kind: arch.RedirectNone, Reason: why + ", and the function has no tracer's call at its entry that could be used instead"}
+	return arch.Redirect{Kind: arch.RedirectNone,
+		Reason: why + ", and the function has no tracer's call at its entry that could be used instead"}
 }
 
 // obstacle says why no jump can stand at an offset of the function, "" where one can. What the kernel rewrites while it boots
@@ -74,7 +76,8 @@ func obstacle(u *describe.Unit, fn *arch.Function, start uint64) string {
 	first, end := u.SitesIn(fn.Section, from-min(from, longest), to)
 	for i := first; i < end; i++ {
 		if s := &u.Desc.Sites[i]; s.Live && s.At < to && s.At+s.Length > from {
-			return fmt.Sprintf("a %s site at +%#x, which the kernel may rewrite at any time, is where the jump would stand", s.Kind, s.At-fn.Offset)
+			return fmt.Sprintf("a %s site at +%#x, which the kernel may rewrite at any time, is where the jump would stand",
+				s.Kind, s.At-fn.Offset)
 		}
 	}
 	return ""

@@ -73,7 +73,7 @@ func (p *Plugin) Match(ctx context.Context, req *arch.MatchRequest) (*arch.Match
 	}
 	run, err := req.Run.Read()
 	if err != nil {
-		return nil, &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: req.Run.Path, Summary: "the bytes of the running kernel cannot be read", Detail: err.Error()}
+		return nil, fault(plugin.FaultMachine, req.Run.Path, "the bytes of the running kernel cannot be read", err)
 	}
 	results, err := match.Run(ctx, u, req, run)
 	if err != nil {
@@ -90,7 +90,8 @@ func (p *Plugin) Fixup(_ context.Context, req *arch.FixupRequest) (*arch.FixupRe
 	}
 	for _, s := range req.Sections {
 		if uint64(s) >= uint64(len(u.File.Sections)) {
-			return nil, plugin.Errorf(plugin.FaultInternal, req.Object.Path, "there is no section %d, the object has %d", s, len(u.File.Sections))
+			return nil, plugin.Errorf(plugin.FaultInternal, req.Object.Path, "there is no section %d, the object has %d",
+				s, len(u.File.Sections))
 		}
 	}
 	return fixup.Run(u, req.Sections), nil
