@@ -4,45 +4,23 @@ import (
 	"compress/gzip"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 )
 
-// images returns the kernel images that KSPLICE_TEST_IMAGES names, separated by ':'.
-func images(t *testing.T) []string {
-	t.Helper()
-	list := os.Getenv("KSPLICE_TEST_IMAGES")
-	if list == "" {
-		if os.Getenv("KSPLICE_TEST_KERNEL") == "1" {
-			t.Fatal("KSPLICE_TEST_IMAGES is not set: it names kernel images (vmlinuz or vmlinux), separated by ':'")
-		}
-		t.Skip("SKIPPED: KSPLICE_TEST_IMAGES names no kernel images (vmlinuz or vmlinux, separated by ':')")
+// testImage reads a real image. Every symbol of the kernel proper must be in the /proc/kallsyms of a boot of it, at the image's
+// address moved by one and the same offset.
+func testImage(t *testing.T, path string, booted *Symbols) {
+	k, err := Image(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return strings.Split(list, ":")
-}
-
-// TestImages reads real images. An image may have behind it, after '=', the gzipped /proc/kallsyms of a boot of it: every
-// symbol of the kernel proper must be in it, at the image's address moved by one and the same offset.
-func TestImages(t *testing.T) {
-	for _, entry := range images(t) {
-		path, kallsyms, _ := strings.Cut(entry, "=")
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			k, err := Image(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer k.Close()
-			t.Logf("%+v, %d symbols", k.Identity, k.Symbols.Len())
-			if k.Identity.BuildID == "" || k.Identity.Release == "" || k.Identity.Version == "" || k.Booted {
-				t.Errorf("%+v, booted %v", k.Identity, k.Booted)
-			}
-			checkSites(t, k, "")
-			if kallsyms != "" {
-				compareKallsyms(t, k.Symbols, readKallsyms(t, kallsyms))
-			}
-		})
+	defer k.Close()
+	t.Logf("%+v, %d symbols", k.Identity, k.Symbols.Len())
+	if k.Identity.BuildID == "" || k.Identity.Release == "" || k.Identity.Version == "" || k.Booted {
+		t.Errorf("%+v, booted %v", k.Identity, k.Booted)
 	}
+	checkSites(t, k, "")
+	compareKallsyms(t, k.Symbols, booted)
 }
 
 // readKallsyms reads a gzipped /proc/kallsyms.

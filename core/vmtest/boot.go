@@ -39,7 +39,7 @@ type Options struct {
 	Files map[string]string
 	// Share is a directory of the host that the guest sees as /share and may write to.
 	Share string
-	// Debug allows WriteMemory.
+	// Debug allows WriteMemory and DumpMemory.
 	Debug bool
 }
 
@@ -129,7 +129,9 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 	g := &Guest{kernel: o.Kernel, dir: dir, exited: make(chan struct{}), ready: make(chan struct{}), calls: make(map[uint64]*call)}
 	if o.Debug {
 		g.debugSocket = filepath.Join(dir, "gdb")
-		argv = append(argv, "-gdb", "unix:"+quoteComma(g.debugSocket)+",server=on,wait=off")
+		g.monitorSocket = filepath.Join(dir, "qmp")
+		argv = append(argv, "-gdb", "unix:"+quoteComma(g.debugSocket)+",server=on,wait=off",
+			"-qmp", "unix:"+quoteComma(g.monitorSocket)+",server=on,wait=off", "-device", "vmcoreinfo")
 	}
 	if err := g.start(qemu, argv); err != nil {
 		return nil, err

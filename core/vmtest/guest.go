@@ -23,7 +23,8 @@ type Guest struct {
 	console    console
 	complaints syncBuffer // QEMU's standard error
 
-	debugSocket string // of QEMU's debugger stub; empty without Options.Debug
+	debugSocket   string // of QEMU's debugger stub; empty without Options.Debug
+	monitorSocket string // of QEMU's monitor, likewise
 
 	ready     chan struct{} // closed when the agent answers
 	readyOnce sync.Once
