@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"time"
 
@@ -227,14 +228,53 @@ func run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit, redi
 	if err := m.collect(); err != nil {
 		return nil, err
 	}
-	for moved := true; moved; m.sol.Stats.Rounds++ {
-		var err error
-		if moved, err = m.round(ctx); err != nil {
-			return nil, err
+	for try := 0; ; try++ {
+		for moved := true; moved; m.sol.Stats.Rounds++ {
+			var err error
+			if moved, err = m.round(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if !k.Booted || try == rereads || !m.reread(ctx) {
+			break
 		}
 	}
 	m.finish()
 	return m.sol, nil
+}
+
+// rereads is how often code that does not match is looked at again, rereadPause the time before.
+const (
+	rereads     = 3
+	rereadPause = 10 * time.Millisecond
+)
+
+// reread drops the candidates that did not match and whose bytes are others by now: the kernel was rewriting a place in them
+// (arch/x86/kernel/alternative.c:text_poke_bp_batch puts an int3 there meanwhile). It reports whether there were any.
+func (m *matcher) reread(ctx context.Context) bool {
+	if !slices.ContainsFunc(m.work, func(w *work) bool { return !w.done && len(w.candidates) > 0 }) {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(rereadPause):
+	}
+	changed := false
+	for _, w := range m.work {
+		if w.done {
+			continue
+		}
+		w.candidates = slices.DeleteFunc(w.candidates, func(c *candidate) bool {
+			if bytes.Equal(c.run, m.read(c.code, w.fn.Size+slack)) {
+				return false
+			}
+			changed = true
+			delete(w.tried, c.address)
+			return true
+		})
+	}
+	return changed
 }
 
 // collect lists the functions to match; a symbol that is a mere alias of another is matched with it.

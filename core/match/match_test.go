@@ -1,6 +1,7 @@
 package match_test
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -264,6 +265,31 @@ func TestMemoryEnds(t *testing.T) {
 	verdicts(t, solve(t, w, around{}), verdict{"f", match.StatusMatched, text})
 	w.Memory[text] = w.Memory[text][:12]
 	verdicts(t, solve(t, w, around{}), verdict{"f", match.StatusMismatch, 0})
+}
+
+// rewriting is a world whose kernel puts a function's last bytes in place after the first look at them.
+type rewriting struct {
+	*matchtest.World
+	code []byte
+}
+
+func (r *rewriting) Match(ctx context.Context, req *arch.MatchRequest) (*arch.MatchResponse, error) {
+	resp, err := r.World.Match(ctx, req)
+	r.Memory[text] = r.code
+	return resp, err
+}
+
+// TestTransient: code that was just being rewritten is looked at again.
+func TestTransient(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", global, "f")
+	w.Symbol("", "f", text)
+	w.Memory[text] = bytes.Repeat([]byte{0xcc}, len(matchtest.Code("f")))
+	s, err := match.RunWith(t.Context(), w.Kernel(true), &rewriting{w, matchtest.Code("f")}, w.Units(), nil, &kernel.Tracing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
 }
 
 // TestLivepatched: what livepatch has redirected is refused, in that module only.
