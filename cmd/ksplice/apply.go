@@ -2,19 +2,31 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/update"
 )
 
+// readUpdate reads and verifies an update that the command line names.
+func readUpdate(path string) (*update.Update, error) {
+	u, err := update.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EISDIR) {
+		return nil, usagef("%v", err)
+	}
+	return u, err
+}
+
 // open reads an update and launches what its pipelines need.
 func (e *env) open(ctx context.Context, path string) (*update.Update, apply.Options, error) {
-	u, err := update.ReadFile(path)
+	u, err := readUpdate(path)
 	if err != nil {
 		return nil, apply.Options{}, err
 	}

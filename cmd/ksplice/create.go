@@ -41,17 +41,17 @@ The patch must apply exactly (-p1). A patch that changes the layout of a structu
 exists in the running kernel is refused, by name.`,
 		example: "ksplice create --patch fix.patch -o fix.ksplice\nksplice create --patch fix.patch --kernel 6.1.0-56-amd64 -o fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
-			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch (a unified diff)")
+			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch, a unified diff `FILE`")
 			fs.BoolVarP(&f.reverse, "reverse", "R", false, "take the patch backwards")
-			fs.StringVarP(&f.output, "output", "o", "", "the update file to write (default: the patch's name with .ksplice)")
-			fs.StringVarP(&f.kernel, "kernel", "k", "", "the kernel's release, as uname -r prints it there (default: the running one)")
-			fs.StringVar(&f.version, "kernel-version", "", "the kernel's version, as uname -v prints it there (default: whatever that release has)")
-			fs.StringVar(&f.description, "description", "", "one line for people (default: the patch's subject)")
-			fs.StringArrayVar(&f.on, "on", nil, "an update file on which the new one stands; lowest first where there are several")
-			fs.StringArrayVar(&f.units, "unit", nil, "a further source file to compile and match, because new code names its symbols")
-			fs.StringVar(&f.backend, "backend", "", "the build backend to use (default: the first that can build that kernel)")
-			fs.StringToStringVar(&f.options, "backend-option", nil, "KEY=VALUE for the backend")
-			fs.StringVar(&f.cache, "cache", "", "where prepared trees and objects are kept (default: ~/.cache/ksplice)")
+			fs.StringVarP(&f.output, "output", "o", "", "the update `FILE` to write (default: the patch's name with .ksplice)")
+			fs.StringVarP(&f.kernel, "kernel", "k", "", "the kernel's `RELEASE`, as uname -r prints it there (default: the running one)")
+			fs.StringVar(&f.version, "kernel-version", "", "the kernel's `VERSION`, as uname -v prints it there (default: whatever that release has)")
+			fs.StringVar(&f.description, "description", "", "one `LINE` for people (default: the patch's subject)")
+			fs.StringArrayVar(&f.on, "on", nil, "an update `FILE` on which the new one stands; lowest first where there are several")
+			fs.StringArrayVar(&f.units, "unit", nil, "a further source `FILE` to compile and match, because new code names its symbols")
+			fs.StringVar(&f.backend, "backend", "", "the `NAME` of the build backend to use (default: the first that can build that kernel)")
+			fs.StringToStringVar(&f.options, "backend-option", nil, "`KEY=VALUE` for the backend")
+			fs.StringVar(&f.cache, "cache", "", "the `DIRECTORY` where prepared trees and objects are kept (default: ~/.cache/ksplice)")
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -75,6 +75,9 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 		base := filepath.Base(f.patch)
 		f.output = base[:len(base)-len(filepath.Ext(base))] + ".ksplice"
 	}
+	if d, err := os.Stat(filepath.Dir(f.output)); err != nil || !d.IsDir() {
+		return usagef("the update cannot be written to %s: %s is no directory", f.output, filepath.Dir(f.output))
+	}
 	if f.kernel == "" {
 		var u unix.Utsname
 		if err := unix.Uname(&u); err != nil {
@@ -94,7 +97,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	}
 	var base []*update.Update
 	for _, path := range f.on {
-		u, err := update.ReadFile(path)
+		u, err := readUpdate(path)
 		if err != nil {
 			return err
 		}

@@ -4,12 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/bind"
 	"github.com/ksplice/ksplice/core/create"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -52,10 +60,14 @@ func exitCode(err error) int {
 		}
 	}
 	for _, sentinel := range []error{update.ErrForeign, update.ErrTruncated, update.ErrAltered, update.ErrVersion, engine.ErrApplied,
-		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrBusy, apply.ErrModuleNotLoaded} {
+		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrBusy, apply.ErrModuleNotLoaded, kernel.ErrHidden, kernel.ErrFormat,
+		kernel.ErrNoModules} {
 		if errors.Is(err, sentinel) {
 			return exitRefused
 		}
+	}
+	if errors.Is(err, semantic.ErrNoTypes) {
+		return exitBuild
 	}
 	if errors.As(err, &diag) {
 		switch diag.Fault {
@@ -68,6 +80,16 @@ func exitCode(err error) int {
 		}
 	}
 	if errors.Is(err, context.Canceled) {
+		return exitRefused
+	}
+	for _, machine := range []error{os.ErrPermission, unix.ENOSPC, unix.EDQUOT, unix.EROFS, unix.ENOMEM} {
+		if errors.Is(err, machine) {
+			return exitRefused
+		}
+	}
+	// What the kernel does not offer, or does not offer to us.
+	var path *fs.PathError
+	if errors.As(err, &path) && slices.ContainsFunc([]string{"/proc/", "/sys/", "/dev/"}, func(dir string) bool { return strings.HasPrefix(path.Path, dir) }) {
 		return exitRefused
 	}
 	return exitInternal

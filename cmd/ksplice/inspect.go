@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ksplice/ksplice/core/part"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -19,18 +20,18 @@ func inspectCommand() *command {
 	return &command{
 		name: "inspect", args: "FILE", summary: "show what is in an update",
 		help: `The kernel that the update is for, its parts, the functions they replace and why, the symbols that apply
-solves, and the patch. The file is verified first; the running kernel is not looked at.`,
+solves, the hooks it runs, and the patch. The file is verified first; the running kernel is not looked at.`,
 		example: "ksplice inspect fix.ksplice\nksplice inspect --patch fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			fs.BoolVar(&patch, "patch", false, "print the patch's text alone")
-			fs.StringVar(&extract, "extract", "", "write what the update holds (pre objects, parts, patch) below this directory")
+			fs.StringVar(&extract, "extract", "", "write what the update holds (pre objects, parts, patch) below this `DIRECTORY`")
 		},
 		run: func(_ context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
 				return err
 			}
-			u, err := update.ReadFile(path)
+			u, err := readUpdate(path)
 			if err != nil {
 				return err
 			}
@@ -43,11 +44,22 @@ solves, and the patch. The file is verified first; the running kernel is not loo
 				_, err := e.out.Write(text)
 				return err
 			}
+			hooks := map[string][]part.Hook{}
+			for i := range m.Parts {
+				p := &m.Parts[i]
+				if hooks[p.Name], err = part.Hooks(u.Files[p.File]); err != nil {
+					return fmt.Errorf("%w: part %s: %w", update.ErrAltered, p.Name, err)
+				}
+				if hooks[p.Name] == nil {
+					hooks[p.Name] = []part.Hook{}
+				}
+			}
 			shown := struct {
 				*update.Manifest
-				PatchText string `json:"patch_text"`
-			}{m, string(text)}
-			return e.result(shown, func(w io.Writer) {
+				Hooks     map[string][]part.Hook `json:"hooks"` // by part
+				PatchText string                 `json:"patch_text"`
+			}{m, hooks, string(text)}
+			if err := e.result(shown, func(w io.Writer) {
 				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
 				fmt.Fprintf(w, "kernel\t%s\t%s\n", m.Kernel.Release, m.Kernel.Banner)
 				fmt.Fprintf(w, "\tversion\t%s\n", m.Kernel.Version)
@@ -62,9 +74,13 @@ solves, and the patch. The file is verified first; the running kernel is not loo
 					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))
 				}
 				for i := range m.Parts {
-					printPart(w, &m.Parts[i])
+					printPart(w, &m.Parts[i], hooks[m.Parts[i].Name])
 				}
-			})
+			}); err != nil || e.json {
+				return err
+			}
+			_, err = fmt.Fprintf(e.out, "\n%s", text)
+			return err
 		},
 	}
 }
@@ -88,7 +104,7 @@ func extractTo(dir string, u *update.Update) error {
 	return nil
 }
 
-func printPart(w io.Writer, p *update.Part) {
+func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {
 	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, p.Target, size(p.Size))
 	for _, f := range p.Functions {
 		kind := string(f.Redirect.Kind)
@@ -102,6 +118,12 @@ func printPart(w io.Writer, p *update.Part) {
 	}
 	for i, s := range p.Slots {
 		fmt.Fprintf(w, "\tsolves\t%s\tslot %d\t%s\n", s.Name, i, s.Kind)
+	}
+	if len(hooks) == 0 {
+		fmt.Fprintf(w, "\thooks\tnone\n")
+	}
+	for _, h := range hooks {
+		fmt.Fprintf(w, "\thook\t%s\t%s\n", h.Function, h.When)
 	}
 	for _, n := range p.Escapes {
 		fmt.Fprintf(w, "\tescapes\t%s\tthe part stays mapped after undo\n", n)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -35,6 +36,7 @@ type command struct {
 type env struct {
 	out, err io.Writer
 	json     bool
+	printed  bool // the result has been
 	verbose  int
 	log      hclog.Logger
 	config   *config
@@ -106,7 +108,7 @@ func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.
 	e := &env{out: stdout, err: stderr}
 	fs.BoolVar(&e.json, "json", false, "print the result as JSON on standard output")
 	fs.CountVarP(&e.verbose, "verbose", "v", "say more on standard error; -vv says everything")
-	configPath := fs.String("config", "", "configuration file (default "+configDefault+", if it is there)")
+	configPath := fs.String("config", "", "configuration `FILE` (default "+configDefault+", if it is there)")
 	help := fs.BoolP("help", "h", false, "show this help")
 	if err := fs.Parse(args); err != nil {
 		return e.fail(c, usagef("%v", err))
@@ -140,14 +142,17 @@ func (c *command) usage(w io.Writer, fs *pflag.FlagSet) {
 	if c.example != "" {
 		fmt.Fprintf(w, "\nExample:\n    %s\n", strings.ReplaceAll(strings.TrimSpace(c.example), "\n", "\n    "))
 	}
-	fmt.Fprintf(w, "\nFlags:\n%s", fs.FlagUsagesWrapped(100))
+	// What a switch could be set to is nothing for newcomers; blanks keep the columns.
+	usages := strings.ReplaceAll(fs.FlagUsagesWrapped(110), "[=true|false]", strings.Repeat(" ", len("[=true|false]")))
+	usages = strings.NewReplacer("--verbose count", "--verbose      ", " (default [])", "").Replace(usages)
+	fmt.Fprintf(w, "\nFlags:\n%s", usages)
 }
 
 // fail prints the error, as people or programs read it, and returns the exit code.
 func (e *env) fail(c *command, err error) int {
 	code := exitCode(err)
-	if e.json {
-		_ = json.NewEncoder(e.out).Encode(map[string]any{"error": err.Error(), "exit_code": code})
+	if e.json && !e.printed { // standard output holds one value
+		_ = e.encode(map[string]any{"error": err.Error(), "exit_code": code})
 	}
 	fmt.Fprintf(e.err, "ksplice %s: %v\n", c.name, err)
 	if code == exitUsage {
@@ -158,14 +163,23 @@ func (e *env) fail(c *command, err error) int {
 
 // result prints v as JSON where asked for, else what text writes.
 func (e *env) result(v any, text func(w io.Writer)) error {
+	e.printed = true
 	if e.json {
-		enc := json.NewEncoder(e.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+		if r := reflect.ValueOf(v); r.Kind() == reflect.Slice && r.IsNil() {
+			v = []struct{}{} // a list, if an empty one
+		}
+		return e.encode(v)
 	}
 	t := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
 	text(t)
 	return t.Flush()
+}
+
+func (e *env) encode(v any) error {
+	enc := json.NewEncoder(e.out)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // one returns the only argument.

@@ -29,9 +29,9 @@ type target struct {
 }
 
 func (t *target) flags(fs *pflag.FlagSet) {
-	fs.StringVar(&t.config, "kernel-config", "", "the kernel's configuration, for example /boot/config-RELEASE")
-	fs.StringVar(&t.module, "module", "", "the module that the objects are part of (default: the kernel proper)")
-	fs.StringToInt64Var(&t.facts, "fact", nil, "NAME=NUMBER of the kernel, where its headers are not at hand; ksplice inspect --json shows those of an update")
+	fs.StringVar(&t.config, "kernel-config", "", "the kernel's configuration `FILE`, for example /boot/config-RELEASE")
+	fs.StringVar(&t.module, "module", "", "the `MODULE` that the objects are part of (default: the kernel proper)")
+	fs.StringToInt64Var(&t.facts, "fact", nil, "`NAME=NUMBER` of the kernel, where its headers are not at hand; ksplice inspect --json shows those of an update")
 }
 
 // units reads and describes objects.
@@ -129,7 +129,7 @@ type diffRow struct {
 }
 
 func diffRows(r *diff.Result) []diffRow {
-	var rows []diffRow
+	rows := []diffRow{}
 	for _, f := range r.Functions {
 		rows = append(rows, diffRow{string(f.Kind), "function", f.Name, f.Why})
 	}
@@ -152,7 +152,7 @@ first mismatch with both instructions. The kernel is the running one (live), a k
 through the kallsyms tables inside it), or an ELF core of a machine.`,
 		example: "ksplice match --against /boot/vmlinuz-6.1.0-56-amd64 fs/exec.o",
 		flags: func(fs *pflag.FlagSet) {
-			fs.StringVar(&against, "against", "live", "live, or the path of a kernel image or of a core")
+			fs.StringVar(&against, "against", "live", "the `KERNEL`: live, or the path of a kernel image or of a core")
 			t.flags(fs)
 		},
 		run: func(ctx context.Context, e *env, args []string) error {

@@ -23,7 +23,7 @@ belong to the installation.`,
 					fmt.Fprintln(w, "no plugins; install them, or name their directory in $KSPLICE_PLUGIN_PATH")
 					return
 				}
-				fmt.Fprintln(w, "KIND\tNAME\tVERSION\tPROTOCOLS\tPATH\t")
+				fmt.Fprintln(w, "KIND\tNAME\tVERSION\tPROTOCOLS\tPATH\tDESCRIPTION")
 				for _, f := range found {
 					if f.Skipped != "" {
 						fmt.Fprintf(w, "-\t-\t-\t-\t%s\tskipped: %s\n", f.Path, f.Skipped)
