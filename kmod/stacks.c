@@ -182,14 +182,18 @@ static void scan_task(struct ksplice_transaction *t, struct task_struct *task)
 		found(t, task, sp, true);
 		return;
 	}
-	hit = first_hit(&t->ranges, (const unsigned long *)sp, (stack + THREAD_SIZE - sp) / sizeof(long));
+	/* What is hidden is a return address for certain, and the unwinder may stumble over it: no need to ask. */
 	shadow = ksplice_ret_stack(task, &words);
-	if (!hit && words)
-		hit = first_hit(&t->ranges, shadow, words);
+	hit = first_hit(&t->ranges, shadow, words);
 	for (node = ksplice_rethooks(task); !hit && node; node = node->next) {
 		if (in_ranges(&t->ranges, ksplice_rethook_address(node)))
 			hit = ksplice_rethook_address(node);
 	}
+	if (hit) {
+		found(t, task, hit, false);
+		return;
+	}
+	hit = first_hit(&t->ranges, (const unsigned long *)sp, (stack + THREAD_SIZE - sp) / sizeof(long));
 	if (hit)
 		judge(t, task, hit);
 }
