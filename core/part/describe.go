@@ -150,7 +150,7 @@ func (d *describer) function(at uint64, f *update.Function, pre *preFunction) er
 	d.put32(at+68, kind)
 	if !f.Fragment {
 		w := f.Redirect.Window
-		if w.Offset+w.Length > f.Size || f.Redirect.Kind == arch.RedirectJump && w.Length == 0 {
+		if w.Length > f.Size || w.Offset > f.Size-w.Length || f.Redirect.Kind == arch.RedirectJump && w.Length == 0 {
 			return fmt.Errorf("%s: the architecture plugin's window of %d bytes at +%#x does not lie in its %d bytes", f.Name, w.Length, w.Offset, f.Size)
 		}
 		d.put32(at+72, uint32(w.Offset))

@@ -215,6 +215,9 @@ func decode(payload []byte) (*Update, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: archive: %w", ErrAltered, err)
 		}
+		if h.Size > maxContent {
+			return nil, fmt.Errorf("%w: member %s of %d bytes is more than an update may have", ErrAltered, h.Name, h.Size)
+		}
 		b, err := io.ReadAll(tr)
 		if err != nil {
 			return nil, fmt.Errorf("%w: member %s: %w", ErrAltered, h.Name, err)

@@ -1,0 +1,119 @@
+package update
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// member is one file of an archive.
+type member struct {
+	name    string
+	content []byte
+}
+
+// seal makes a file whose header and digest are right, whatever the archive holds.
+func seal(t *testing.T, members ...member) []byte {
+	t.Helper()
+	var payload bytes.Buffer
+	enc, err := zstd.NewWriter(&payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tw := tar.NewWriter(enc)
+	for _, m := range members {
+		if err := tw.WriteHeader(&tar.Header{Name: m.name, Mode: 0o644, Size: int64(len(m.content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tw.Write(m.content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(tw.Close(), enc.Close()); err != nil {
+		t.Fatal(err)
+	}
+	header := make([]byte, headerSize)
+	copy(header, magic)
+	binary.LittleEndian.PutUint32(header[8:], FormatVersion)
+	binary.LittleEndian.PutUint64(header[16:], uint64(payload.Len()))
+	sum := sha256.Sum256(payload.Bytes())
+	copy(header[24:], sum[:])
+	return append(header, payload.Bytes()...)
+}
+
+// TestSealed: somebody who can make the outer digest right cannot pass off members that the manifest does not vouch for.
+func TestSealed(t *testing.T) {
+	u := sample()
+	u.Manifest.Format = FormatVersion
+	manifest := func(edit func(map[string]any)) member {
+		b, err := json.Marshal(&u.Manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m map[string]any
+		if err := json.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		edit(m)
+		if b, err = json.Marshal(m); err != nil {
+			t.Fatal(err)
+		}
+		return member{manifestName, b}
+	}
+	same := func(map[string]any) {}
+	part, pre, patch := member{"parts/x.ko", u.Files["parts/x.ko"]}, member{"pre/a.o", u.Files["pre/a.o"]}, member{"patch.diff", u.Files["patch.diff"]}
+	if _, err := Read(bytes.NewReader(seal(t, manifest(same), part, patch, pre))); err != nil {
+		t.Fatalf("a good one: %v", err)
+	}
+	for _, c := range []struct {
+		name    string
+		members []member
+		want    error
+		words   string
+	}{
+		{"another part", []member{manifest(same), {"parts/x.ko", []byte("evil bytes")}, patch, pre}, ErrAltered, "parts/x.ko has SHA-256"},
+		{"another pre object", []member{manifest(same), part, patch, {"pre/a.o", nil}}, ErrAltered, "pre/a.o has SHA-256"},
+		{"a member twice", []member{manifest(same), part, part, patch, pre}, ErrAltered, "stands twice"},
+		{"a second manifest", []member{manifest(same), part, patch, pre, manifest(same)}, ErrAltered, "manifest.json is not in the manifest"},
+		{"a member more", []member{manifest(same), part, patch, pre, {"z", nil}}, ErrAltered, "member z is not in the manifest"},
+		{"a member outside", []member{manifest(same), part, patch, pre, {"../z", nil}}, ErrAltered, "not in the manifest"},
+		{"a member less", []member{manifest(same), part, patch}, ErrAltered, "pre/a.o is missing"},
+		{"the manifest not first", []member{part, manifest(same), patch, pre}, ErrAltered, "the first member is"},
+		{"no manifest", nil, ErrAltered, "no manifest"},
+		{"no JSON", []member{{manifestName, []byte("{")}}, ErrAltered, "manifest"},
+		{"an unknown key", []member{manifest(func(m map[string]any) { m["run_this"] = "x" }), part, patch, pre}, ErrAltered, "run_this"},
+		{"another format", []member{manifest(func(m map[string]any) { m["format"] = 9 }), part, patch, pre}, ErrVersion, "9"},
+		{"an id for a path", []member{manifest(func(m map[string]any) { m["id"] = "../../ab" }), part, patch, pre}, ErrAltered, "eight hex digits"},
+		{"a base that is none", []member{manifest(func(m map[string]any) { m["base"] = []string{"x"} }), part, patch, pre}, ErrAltered, "base"},
+	} {
+		_, err := Read(bytes.NewReader(seal(t, c.members...)))
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%s: %v, want %v with %q", c.name, err, c.want, c.words)
+		}
+	}
+}
+
+// TestBomb: a member that says it is larger than any update is refused before it is unpacked.
+func TestBomb(t *testing.T) {
+	var payload bytes.Buffer
+	enc, err := zstd.NewWriter(&payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tar.NewWriter(enc).WriteHeader(&tar.Header{Name: manifestName, Mode: 0o644, Size: 8 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	if err := enc.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode(payload.Bytes()); !errors.Is(err, ErrAltered) || !strings.Contains(err.Error(), "8589934592 bytes") {
+		t.Errorf("err = %v, want %v", err, ErrAltered)
+	}
+}
