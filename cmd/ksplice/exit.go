@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -89,8 +88,12 @@ func exitCode(err error) int {
 	}
 	// What the kernel does not offer, or does not offer to us.
 	var path *fs.PathError
-	if errors.As(err, &path) && slices.ContainsFunc([]string{"/proc/", "/sys/", "/dev/"}, func(dir string) bool { return strings.HasPrefix(path.Path, dir) }) {
-		return exitRefused
+	if errors.As(err, &path) {
+		for _, dir := range []string{"/proc/", "/sys/", "/dev/"} {
+			if strings.HasPrefix(path.Path, dir) {
+				return exitRefused
+			}
+		}
 	}
 	return exitInternal
 }

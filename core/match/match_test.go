@@ -395,22 +395,33 @@ func TestKeys(t *testing.T) {
 
 func TestObligations(t *testing.T) {
 	const thunk = text + 0x8000
+	symbol := ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}
+	code := ref{Symbol: "x", Obligation: arch.ObligationCode, Bytes: []byte{0xff, 0xe0}}
+	kprobe := ref{Symbol: "x", Obligation: arch.ObligationKprobe}
+	ftrace := ref{Symbol: "x", Obligation: arch.ObligationFtrace}
+	named := func(module, name string) func(*matchtest.World, *around) {
+		return func(w *matchtest.World, _ *around) { w.Symbol(module, name, thunk) }
+	}
+	holds := func(b ...byte) func(*matchtest.World, *around) {
+		return func(w *matchtest.World, _ *around) { w.Memory[thunk] = b }
+	}
+	nothing := func(*matchtest.World, *around) {}
 	for _, c := range []struct {
 		name string
 		ref  ref
 		set  func(*matchtest.World, *around)
 		want match.Status
 	}{
-		{"symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(w *matchtest.World, _ *around) { w.Symbol("", "thunk_r11", thunk) }, match.StatusMatched},
-		{"another symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(w *matchtest.World, _ *around) { w.Symbol("", "thunk_r12", thunk) }, match.StatusMismatch},
-		{"no symbol", ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}, func(*matchtest.World, *around) {}, match.StatusMismatch},
-		{"code", ref{Symbol: "x", Obligation: arch.ObligationCode, Bytes: []byte{0xff, 0xe0}}, func(w *matchtest.World, _ *around) { w.Memory[thunk] = []byte{0xff, 0xe0} }, match.StatusMatched},
-		{"other code", ref{Symbol: "x", Obligation: arch.ObligationCode, Bytes: []byte{0xff, 0xe0}}, func(w *matchtest.World, _ *around) { w.Memory[thunk] = []byte{0xff, 0xe1} }, match.StatusMismatch},
-		{"kprobe", ref{Symbol: "x", Obligation: arch.ObligationKprobe}, func(_ *matchtest.World, a *around) { a.tracing.Kprobes = []uint64{thunk} }, match.StatusMatched},
-		{"nobody's breakpoint", ref{Symbol: "x", Obligation: arch.ObligationKprobe}, func(*matchtest.World, *around) {}, match.StatusMismatch},
-		{"ftrace", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("", "ftrace_caller", thunk) }, match.StatusMatched},
-		{"trampoline", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("__builtin__ftrace", "ftrace_trampoline", thunk) }, match.StatusMatched},
-		{"no tracer", ref{Symbol: "x", Obligation: arch.ObligationFtrace}, func(w *matchtest.World, _ *around) { w.Symbol("", "do_exit", thunk) }, match.StatusMismatch},
+		{"symbol", symbol, named("", "thunk_r11"), match.StatusMatched},
+		{"another symbol", symbol, named("", "thunk_r12"), match.StatusMismatch},
+		{"no symbol", symbol, nothing, match.StatusMismatch},
+		{"code", code, holds(0xff, 0xe0), match.StatusMatched},
+		{"other code", code, holds(0xff, 0xe1), match.StatusMismatch},
+		{"kprobe", kprobe, func(_ *matchtest.World, a *around) { a.tracing.Kprobes = []uint64{thunk} }, match.StatusMatched},
+		{"nobody's breakpoint", kprobe, nothing, match.StatusMismatch},
+		{"ftrace", ftrace, named("", "ftrace_caller"), match.StatusMatched},
+		{"trampoline", ftrace, named("__builtin__ftrace", "ftrace_trampoline"), match.StatusMatched},
+		{"no tracer", ftrace, named("", "do_exit"), match.StatusMismatch},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := matchtest.New(t)

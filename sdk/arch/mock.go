@@ -34,7 +34,9 @@ func (m *Mock) before(ctx context.Context, call string) (plugin.Failure, error) 
 }
 
 // answer asks the real plugin or makes an empty answer, and breaks it where the mock was told to lie.
-func answer[Req, Resp any](ctx context.Context, m *Mock, call string, req *Req, real func(Arch, context.Context, *Req) (*Resp, error), empty func() *Resp, lie func(*Resp)) (*Resp, error) {
+func answer[Req, Resp any](ctx context.Context, m *Mock, call string, req *Req,
+	real func(Arch, context.Context, *Req) (*Resp, error), empty func() *Resp, lie func(*Resp),
+) (*Resp, error) {
 	f, err := m.before(ctx, call)
 	if err != nil || f == plugin.FailNil {
 		return nil, err
