@@ -29,6 +29,10 @@ type unitBuilder struct {
 	zero  *objfile.Symbol // an absolute 0
 }
 
+// replacedSuffix sets the replacement's name apart from that of the function in run: what is probed or traced by a name that two
+// functions have is refused (kernel/trace/trace_kprobe.c:number_of_same_symbols) or meant to be both.
+const replacedSuffix = ".ksplice"
+
 // position is where a piece went.
 type position struct {
 	section *objfile.Section
@@ -124,7 +128,11 @@ func (x *unitBuilder) place(p *diff.Piece) error {
 		s.Data = append(s.Data, data...)
 	}
 	for _, y := range p.Symbols {
-		n := &objfile.Symbol{Name: y.Name, Value: at + p.Entry - p.Start, Size: y.Size, Type: y.Type, Bind: elf.STB_LOCAL, Section: s}
+		name := y.Name
+		if p.Change != nil {
+			name += replacedSuffix
+		}
+		n := &objfile.Symbol{Name: name, Value: at + p.Entry - p.Start, Size: y.Size, Type: y.Type, Bind: elf.STB_LOCAL, Section: s}
 		if p.Shared && y.Bind != elf.STB_LOCAL {
 			n.Bind = elf.STB_GLOBAL
 		}

@@ -176,7 +176,9 @@ func getppid([]string) (string, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), getppidChild+"=1")
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	// In a process group of its own: a SIGTERM for the loop would end the child as a failure (the first process of a namespace
+	// does not die of it, and Go's runtime then exits with 2).
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Setpgid: true}
 	b, err := cmd.Output()
 	if err != nil {
 		return "", fmt.Errorf("run in a new pid namespace: %w", err)
