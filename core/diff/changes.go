@@ -233,6 +233,50 @@ func (r *Result) sections() {
 	}
 }
 
+// loose compares code that no symbol covers, section by section. Padding does not count: it is shorter than its section's
+// alignment and refers to nothing.
+func (r *Result) loose() {
+	regions := func(v *view) map[string][]*item {
+		m := map[string][]*item{}
+		for _, s := range v.o.File.Sections[1:] {
+			if x := v.rules[s]; x != ruleCode && x != ruleForbidden {
+				continue
+			}
+			for k, i := range v.items[s] {
+				pad := uint64(0) // of the function behind it
+				if k+1 < len(v.items[s]) {
+					pad = v.items[s][k+1].pad
+				}
+				if i.kind == itemRegion && (i.size() >= pad+max(s.Align, 1) || len(v.refsIn(s, i.start, i.end)) > 0) {
+					m[s.Name] = append(m[s.Name], i)
+				}
+			}
+		}
+		return m
+	}
+	a, b := regions(r.pre), regions(r.post)
+	names := sortedKeys(a)
+	for _, n := range sortedKeys(b) {
+		if a[n] == nil {
+			names = append(names, n)
+		}
+	}
+	for _, n := range names {
+		why := fmt.Sprintf("%d pieces -> %d", len(a[n]), len(b[n]))
+		if len(a[n]) == len(b[n]) {
+			why = ""
+			for k := range a[n] {
+				if why = r.compare.items(a[n][k], b[n][k]); why != "" {
+					break
+				}
+			}
+		}
+		if why != "" {
+			r.refuse(n, "code that belongs to no function changed: "+why, "give it a function's symbol, or leave it as it is")
+		}
+	}
+}
+
 // wholeSections compares sections of one name by content.
 func (r *Result) wholeSections(a, b []*objfile.Section) string {
 	if len(a) != len(b) {

@@ -103,6 +103,7 @@ func Compare(pre, post *Object) (*Result, error) {
 	r.functions()
 	r.data()
 	r.sections()
+	r.loose()
 	r.listPairs()
 	r.sort()
 	return r, nil

@@ -158,7 +158,7 @@ type matcher struct {
 	pages     *pageCache
 	tracing   *kernel.Tracing
 	redirect  map[uint64]kernel.Redirect // by the address where the replaced code begins
-	livepatch map[string]bool
+	livepatch map[uint64]bool            // addresses of redirected functions; where two have one name, of both
 	keys      map[string]map[uint64]uint64
 	work      []*work
 }
@@ -217,13 +217,16 @@ func Run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit) (*So
 // run matches against a kernel whose code others have redirected and trace.
 func run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit, redirects []kernel.Redirect, tracing *kernel.Tracing) (*Solution, error) {
 	m := &matcher{k: k, arch: a, u: newUnknowns(units), pages: newPageCache(k.Memory), tracing: tracing, redirect: map[uint64]kernel.Redirect{},
-		livepatch: map[string]bool{}, keys: map[string]map[uint64]uint64{}}
+		livepatch: map[uint64]bool{}, keys: map[string]map[uint64]uint64{}}
 	m.sol = &Solution{unknowns: m.u, merged: map[fieldKey]uint64{}, byName: map[functionKey]int{}}
 	for _, r := range redirects {
 		m.redirect[r.Code] = r
 	}
 	for _, n := range m.tracing.Livepatched {
-		m.livepatch[n.Module+"\x00"+n.Name] = true
+		// By address: what livepatch calls __x64_sys_getppid is __ia32_sys_getppid, too.
+		for _, s := range k.Symbols.LookupIn(n.Module, n.Name) {
+			m.livepatch[s.Address] = true
+		}
 	}
 	if err := m.collect(); err != nil {
 		return nil, err
@@ -524,7 +527,7 @@ func (m *matcher) contradicts(w *work, c *candidate) string {
 				m.u.describe(e.p.v), m.u.solved[e.p.v].from, got-e.p.offset)
 		}
 	}
-	if m.livepatch[m.u.units[w.unit].Module+"\x00"+w.fn.Name] {
+	if m.livepatch[c.address] {
 		return "livepatch has redirected the function: a redirect of ours would never be reached; disable that livepatch first"
 	}
 	return ""

@@ -123,7 +123,7 @@ func TestWriteSymbolOrder(t *testing.T) {
 		{Offset: 1, Type: uint32(elf.R_X86_64_PLT32), Symbol: local, Addend: -4},
 		{Offset: 5, Type: uint32(elf.R_X86_64_32S), Symbol: f.SectionSymbol(text), Addend: 7},
 	}
-	if f.SectionSymbol(text) != f.SectionSymbol(text) {
+	if first, second := f.SectionSymbol(text), f.SectionSymbol(text); first != second {
 		t.Error("SectionSymbol makes a second symbol")
 	}
 	g := rewrite(t, f)

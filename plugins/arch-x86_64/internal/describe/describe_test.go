@@ -225,6 +225,25 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+// TestSizedLabel takes a label with a size for a function beside functions, as SYM_CODE_START makes it in .entry.text, and
+// none without.
+func TestSizedLabel(t *testing.T) {
+	b := objtest.New(t)
+	s := b.Section(".entry.text", objtest.Text, "90 c3 0f 0b c3")
+	b.Func("function", s, 0, 2)
+	b.Func("code", s, 2, 3)
+	b.Func("inner", s, 4, 0)
+	for i := range b.File.Symbols {
+		if y := &b.File.Symbols[i]; y.Name == "code" || y.Name == "inner" {
+			y.Type = elf.STT_NOTYPE
+		}
+	}
+	u := b.Describe(objtest.Target())
+	if len(u.Desc.Functions) != 2 || u.Desc.Functions[1].Name != "code" || u.Desc.Functions[1].Size != 3 {
+		t.Errorf("functions: %+v", u.Desc.Functions)
+	}
+}
+
 // TestRuntime tells known tables of runtime constants from others.
 func TestRuntime(t *testing.T) {
 	b := objtest.New(t)

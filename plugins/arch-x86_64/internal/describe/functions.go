@@ -41,7 +41,8 @@ func (u *Unit) findFunctions() error {
 		if s.Section == 0 || s.Name == "" || !f.Sections[s.Section].Exec() || isHelper(s.Name) {
 			continue
 		}
-		label := s.Type == elf.STT_NOTYPE && !typed[s.Section] && s.Value < f.Sections[s.Section].Size
+		// SYM_CODE_START gives a size and no type (include/linux/linkage.h); other labels begin code where nothing has a type.
+		label := s.Type == elf.STT_NOTYPE && (s.Size > 0 || !typed[s.Section]) && s.Value < f.Sections[s.Section].Size
 		if s.Type != elf.STT_FUNC && !label {
 			continue
 		}
