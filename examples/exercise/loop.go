@@ -41,6 +41,7 @@ func loop(args []string) error {
 	procs := fs.Int("procs", 1, "`processes` to use the code in")
 	was := fs.String("old", "", "`expression` that the old effect matches")
 	now := fs.String("new", "", "`expression` that the new effect matches")
+	pause := fs.Duration("pause", 0, "`time` between two uses; they leave the processor to others")
 	limit := fs.Duration("limit", 30*time.Minute, "end after this `time` with a failure")
 	if err := fs.Parse(args); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
@@ -59,9 +60,9 @@ func loop(args []string) error {
 
 	var total seen
 	if *procs == 1 {
-		total, err = repeat(deadline, act, *was, *now)
+		total, err = repeat(deadline, act, *was, *now, *pause)
 	} else {
-		one := []string{"loop", "-old", *was, "-new", *now, "-limit", limit.String(), "--"}
+		one := []string{"loop", "-old", *was, "-new", *now, "-limit", limit.String(), "-pause", pause.String(), "--"}
 		total, err = spread(deadline, *procs, append(one, fs.Args()...))
 	}
 	if err == nil && ctx.Err() == nil {
@@ -74,7 +75,7 @@ func loop(args []string) error {
 }
 
 // repeat uses the code in this process.
-func repeat(ctx context.Context, act func() (string, error), was, now string) (seen, error) {
+func repeat(ctx context.Context, act func() (string, error), was, now string, pause time.Duration) (seen, error) {
 	var s seen
 	oldRE, err := regexp.Compile(was)
 	if err != nil {
@@ -86,6 +87,9 @@ func repeat(ctx context.Context, act func() (string, error), was, now string) (s
 	}
 	judge, last := was != "" || now != "", byte(0)
 	for ctx.Err() == nil {
+		if pause > 0 && s.Times > 0 {
+			time.Sleep(pause)
+		}
 		began := time.Now()
 		text, err := act()
 		if err != nil {

@@ -208,7 +208,7 @@ func (l *lab) rounds(t *testing.T, file string) {
 	id := l.id(t, file)
 	same := l.saveText(t)
 	modules := l.MustRun(t, "sh", "-c", "cut -d' ' -f1 /proc/modules | sort")
-	busy := l.loop(t, &e, "4")
+	busy := l.loop(t, &e, "4", "1ms")
 	var memory []int64
 	const tracing = "/sys/kernel/tracing/"
 	l.MustRun(t, "sh", "-c", fmt.Sprintf("echo %s > %sset_ftrace_filter", e.Functions[0], tracing))

@@ -71,15 +71,15 @@ type loops struct {
 	p  []*vmtest.Process
 }
 
-// loop starts a program for every effect of an example, each with several processes.
-func (l *lab) loop(t testing.TB, e *examples.Example, procs string) *loops {
+// loop starts a program for every effect of an example, each with several processes, which pause between two uses.
+func (l *lab) loop(t testing.TB, e *examples.Example, procs, pause string) *loops {
 	t.Helper()
 	s := &loops{l: l}
 	for _, x := range e.Show {
 		if x.Once {
 			continue
 		}
-		argv := append([]string{guestUser, "loop", "-procs", procs, "-old", x.Old, "-new", x.New}, x.Action...)
+		argv := append([]string{guestUser, "loop", "-procs", procs, "-pause", pause, "-old", x.Old, "-new", x.New}, x.Action...)
 		p := l.MustStart(t, argv...)
 		poll(t, "a loop to be ready", func() bool {
 			select {
@@ -131,7 +131,7 @@ func (l *lab) road(t *testing.T, e *examples.Example, file string) {
 	modules := slices.DeleteFunc(slices.Clone(e.Targets), func(s string) bool { return s == "vmlinux" })
 	same := l.saveText(t, modules...)
 	id := l.id(t, file)
-	busy := l.loop(t, e, "2")
+	busy := l.loop(t, e, "2", "3ms")
 	l.flip(t, e.Flip)
 	for _, x := range e.Show {
 		l.sees(t, &x, "old")
