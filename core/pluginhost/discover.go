@@ -72,7 +72,7 @@ type candidate struct {
 	asking sync.Mutex // guards what describe found, and that only one asks
 	asked  bool
 	info   *plugin.Info
-	sum    string
+	id     string // of the file that was asked
 	err    error
 
 	starting sync.Mutex // guards inst, and that only one starts it
@@ -137,22 +137,22 @@ func (h *Host) describe(ctx context.Context, c *candidate) (*plugin.Info, error)
 	c.asking.Lock()
 	defer c.asking.Unlock()
 	if !c.asked {
-		c.info, c.sum, c.err = h.ask(ctx, c)
+		c.info, c.id, c.err = h.ask(ctx, c)
 		c.asked = ctx.Err() == nil
 	}
 	return c.info, c.err
 }
 
-// digest returns the binary's digest as describe found it.
-func (c *candidate) digest() string {
+// identity tells which file describe asked; empty when it was not trusted.
+func (c *candidate) identity() string {
 	c.asking.Lock()
 	defer c.asking.Unlock()
-	return c.sum
+	return c.id
 }
 
-// ask runs `BINARY describe` and checks the answer.
+// ask runs `BINARY describe` and checks the answer. It returns the identity of the file that it asked, too.
 func (h *Host) ask(ctx context.Context, c *candidate) (*plugin.Info, string, error) {
-	sum, err := c.verify(h.asRoot, h.config.Pins[c.file])
+	id, err := c.verify(h.asRoot, h.config.Pins[c.file])
 	if err != nil {
 		return nil, "", err
 	}
@@ -162,7 +162,7 @@ func (h *Host) ask(ctx context.Context, c *candidate) (*plugin.Info, string, err
 		io.Copy(io.Discard, r)
 	})
 	if err != nil {
-		return nil, sum, newError(ErrExited, c.label, "install a binary for this machine, or remove the file", "start the plugin: %v", err)
+		return nil, id, newError(ErrExited, c.label, "install a binary for this machine, or remove the file", "start the plugin: %v", err)
 	}
 	timeout := h.config.Timeouts.Describe
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -173,21 +173,21 @@ func (h *Host) ask(ctx context.Context, c *candidate) (*plugin.Info, string, err
 		p.kill()
 		<-p.exited
 		if errors.Is(ctx.Err(), context.Canceled) {
-			return nil, sum, fmt.Errorf("describe %s: %w", c.label, ctx.Err())
+			return nil, id, fmt.Errorf("describe %s: %w", c.label, ctx.Err())
 		}
-		return nil, sum, newError(ErrTimeout, c.label, "it should print who it is at once: report it to its author, or remove it",
+		return nil, id, newError(ErrTimeout, c.label, "it should print who it is at once: report it to its author, or remove it",
 			"`%s describe` did not end within %s", c.found, timeout)
 	}
 	if !p.cmd.ProcessState.Success() {
-		return nil, sum, newError(ErrExited, c.label, p.output.String()+"\nif it is no Ksplice plugin, remove it from the directory",
+		return nil, id, newError(ErrExited, c.label, p.output.String()+"\nif it is no Ksplice plugin, remove it from the directory",
 			"`%s describe` %s", c.found, p.outcome)
 	}
 	info := new(plugin.Info)
 	if err := json.Unmarshal(text, info); err != nil || len(text) > describeMax {
-		return nil, sum, newError(ErrNonsense, c.label, "if it is no Ksplice plugin, remove it from the directory",
+		return nil, id, newError(ErrNonsense, c.label, "if it is no Ksplice plugin, remove it from the directory",
 			"`%s describe` did not print a description in JSON but %s", c.found, quoted(string(text)))
 	}
-	return info, sum, c.checkInfo(info)
+	return info, id, c.checkInfo(info)
 }
 
 // checkInfo returns what is wrong with what a plugin says of itself.

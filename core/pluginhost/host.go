@@ -104,7 +104,11 @@ func (h *Host) List(ctx context.Context) []Found {
 		if info != nil {
 			out[i].Info = *info
 		}
-		out[i].SHA256 = c.digest()
+		if c.identity() != "" {
+			if sum, e := digest(c.path); e == nil {
+				out[i].SHA256 = sum
+			}
+		}
 		if err != nil {
 			out[i].Skipped = err.Error()
 		}

@@ -48,11 +48,11 @@ func (h *Host) launch(ctx context.Context, c *candidate) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum, err := c.verify(h.asRoot, h.config.Pins[c.file])
+	id, err := c.verify(h.asRoot, h.config.Pins[c.file])
 	if err != nil {
 		return nil, err
 	}
-	if sum != c.digest() {
+	if id != c.identity() {
 		return nil, newError(ErrUntrusted, c.label, "run the command again", "the file changed while ksplice was running")
 	}
 	i := &instance{host: h, file: c.file, label: c.label, log: c.log, info: *described}

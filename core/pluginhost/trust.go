@@ -79,9 +79,22 @@ func digest(path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// verify returns the digest of the plugin's binary, or why it must not be run. It is called before every start: the
+// identity tells whether the file at path is still the same: its inode, size and time of change.
+func identity(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("stat %s: its inode is not known", path)
+	}
+	return fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim), nil
+}
+
+// verify returns the identity of the plugin's binary, or why it must not be run. It is called before every start: the
 // answer may change while the host lives. Between it and the start only somebody who may write the binary can change
-// it, which for root is root.
+// it, which for root is root. Only a pinned binary is read whole.
 func (c *candidate) verify(asRoot bool, pin string) (string, error) {
 	if asRoot {
 		if err := checkRootOnly(c.path, stat); err != nil {
@@ -90,14 +103,17 @@ func (c *candidate) verify(asRoot bool, pin string) (string, error) {
 				"%v", err)
 		}
 	}
-	sum, err := digest(c.path)
+	id, err := identity(c.path)
+	if err == nil && pin != "" {
+		var sum string
+		if sum, err = digest(c.path); err == nil && !strings.EqualFold(sum, pin) {
+			return id, newError(ErrUntrusted, c.label,
+				"if you installed another version on purpose, put its digest into the configuration; else find out who changed the file",
+				"its SHA-256 is %s, the configuration pins %s", sum, strings.ToLower(pin))
+		}
+	}
 	if err != nil {
 		return "", newError(ErrUntrusted, c.label, "make the file readable, or remove it", "read the plugin: %v", err)
 	}
-	if pin != "" && !strings.EqualFold(sum, pin) {
-		return sum, newError(ErrUntrusted, c.label,
-			"if you installed another version on purpose, put its digest into the configuration; else find out who changed the file",
-			"its SHA-256 is %s, the configuration pins %s", sum, strings.ToLower(pin))
-	}
-	return sum, nil
+	return id, nil
 }
