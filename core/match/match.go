@@ -505,7 +505,7 @@ func (m *matcher) decide(w *work) (bool, error) {
 	from := fmt.Sprintf("%s in %s", w.fn.Name, m.u.units[w.unit].Name)
 	for _, e := range c.equations {
 		if err := m.u.set(e.p, e.value, from); err != nil {
-			return false, fmt.Errorf("run-pre matching: %w", err)
+			return false, fmt.Errorf("run-pre matching: %w", err) // contradicts has seen all equations: a bug
 		}
 	}
 	for at, a := range c.merged {
@@ -521,16 +521,50 @@ func (m *matcher) decide(w *work) (bool, error) {
 }
 
 func (m *matcher) contradicts(w *work, c *candidate) string {
+	own := map[variable]equation{}
 	for _, e := range c.equations {
 		if got, ok := m.u.get(e.p); ok && got != e.value {
 			return fmt.Sprintf("at +%#x run names %#x for %s, but %s says %#x", e.at, e.value-e.p.offset,
 				m.u.describe(e.p.v), m.u.solved[e.p.v].from, got-e.p.offset)
+		}
+		if o, ok := own[e.p.v]; ok && o.value-o.p.offset != e.value-e.p.offset {
+			return fmt.Sprintf("run names %#x for %s at +%#x, and %#x at +%#x", o.value-o.p.offset, m.u.describe(e.p.v), o.at,
+				e.value-e.p.offset, e.at)
+		}
+		own[e.p.v] = e
+		if why := m.misnamed(e); why != "" {
+			return why
 		}
 	}
 	if m.livepatch[c.address] {
 		return "livepatch has redirected the function: a redirect of ours would never be reached; disable that livepatch first"
 	}
 	return ""
+}
+
+// misnamed says what is wrong with an equation by which a symbol would lie where run's own symbol table has another of its
+// names: the field that gave it was changed.
+func (m *matcher) misnamed(e equation) string {
+	v, value := e.p.v, e.value-e.p.offset
+	var name string
+	var have []kernel.Symbol
+	if v.unit < 0 {
+		name, have = v.name, m.k.Symbols.LookupIn("", v.name)
+		if v.scope != "" {
+			have = m.k.Symbols.Lookup(v.name) // another module may export it
+		}
+	} else {
+		y := m.u.named[v]
+		if y == nil {
+			return ""
+		}
+		name, have = y.Name, m.k.Symbols.LookupIn(m.u.units[v.unit].Module, y.Name)
+		value += y.Value
+	}
+	if len(have) == 0 || slices.ContainsFunc(have, func(s kernel.Symbol) bool { return s.Address == value }) {
+		return ""
+	}
+	return fmt.Sprintf("at +%#x run names %s for %s, which the kernel's symbol table has at %#x", e.at, m.nameOf(value), name, have[0].Address)
 }
 
 // finish gives every undecided function its verdict.

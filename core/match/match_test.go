@@ -183,15 +183,39 @@ func TestContradiction(t *testing.T) {
 		t.Errorf("reason = %q", r)
 	}
 
-	// Within one function nothing can decide: that is an error.
+	// Within one function, too.
 	w = matchtest.New(t)
 	u = w.Unit("a.o", "")
 	u.Undefined("jiffies")
 	u.Func(".text.f", "f", global, "f", ref{Symbol: "jiffies"}, ref{Symbol: "jiffies"})
 	w.Symbol("", "f", text)
 	w.Memory[text] = matchtest.Code("f", data, data+8)
-	if _, err := match.RunWith(t.Context(), w.Kernel(true), w, w.Units(), nil, &kernel.Tracing{}); err == nil || !strings.Contains(err.Error(), "jiffies lies at") {
-		t.Errorf("err = %v", err)
+	s = solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "symbol jiffies") {
+		t.Errorf("reason = %q", r)
+	}
+}
+
+// TestMisnamed: a field that leads to another place than the one that the symbol table has under the name was changed.
+func TestMisnamed(t *testing.T) {
+	for _, named := range []uint64{data, data + 8} {
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "")
+		u.Undefined("jiffies")
+		u.Func(".text.f", "f", global, "f", ref{Symbol: "jiffies"})
+		w.Symbol("", "f", text)
+		w.Symbol("", "jiffies", data)
+		w.Memory[text] = matchtest.Code("f", named)
+		s := solve(t, w, around{})
+		if named == data {
+			verdicts(t, s, verdict{"f", match.StatusMatched, text})
+			continue
+		}
+		verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+		if r := s.Functions[0].Reason; !strings.Contains(r, "jiffies") {
+			t.Errorf("reason = %q", r)
+		}
 	}
 }
 

@@ -54,12 +54,21 @@ type unknowns struct {
 	units   []*Unit
 	globals map[variable]place // global symbols that units define
 	solved  map[variable]value
+	named   map[variable]*objfile.Symbol // of a section, the first function or object in it; names with the compiler's numbers move
 }
 
 func newUnknowns(units []*Unit) *unknowns {
-	u := &unknowns{units: units, globals: map[variable]place{}, solved: map[variable]value{}}
+	u := &unknowns{units: units, globals: map[variable]place{}, solved: map[variable]value{},
+		named: map[variable]*objfile.Symbol{}}
 	for i, unit := range units {
 		for _, s := range unit.File.Symbols {
+			if s.Section != nil && (s.Type == elf.STT_FUNC || s.Type == elf.STT_OBJECT) && s.Bind != elf.STB_WEAK &&
+				!strings.Contains(s.Name, ".") {
+				v := variable{unit: i, section: uint32(s.Section.Index)}
+				if o := u.named[v]; o == nil || s.Value < o.Value {
+					u.named[v] = s
+				}
+			}
 			if s.Section == nil || s.Bind != elf.STB_GLOBAL || s.Name == "" {
 				continue
 			}
