@@ -58,18 +58,23 @@ func (d *debugger) ask(packet string) (string, error) {
 	if _, err := fmt.Fprintf(d.c, "$%s#%02x", packet, sum); err != nil {
 		return "", err
 	}
-	if _, err := d.r.ReadString('$'); err != nil { // past acknowledgements
-		return "", err
+	for {
+		if _, err := d.r.ReadString('$'); err != nil { // past acknowledgements
+			return "", err
+		}
+		reply, err := d.r.ReadString('#')
+		if err != nil {
+			return "", err
+		}
+		if _, err := d.r.Discard(2); err != nil {
+			return "", err
+		}
+		if _, err := d.c.Write([]byte("+")); err != nil {
+			return "", err
+		}
+		reply = strings.TrimSuffix(reply, "#")
+		if packet == "?" || !strings.HasPrefix(reply, "T") { // else it says, unasked, that the guest stands
+			return reply, nil
+		}
 	}
-	reply, err := d.r.ReadString('#')
-	if err != nil {
-		return "", err
-	}
-	if _, err := d.r.Discard(2); err != nil {
-		return "", err
-	}
-	if _, err := d.c.Write([]byte("+")); err != nil {
-		return "", err
-	}
-	return strings.TrimSuffix(reply, "#"), nil
 }
