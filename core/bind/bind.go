@@ -123,7 +123,7 @@ func (in *Input) slot(part *update.Part, s *update.Slot) (uint64, error) {
 	case update.SlotCode:
 		f, ok := in.Solution.Function(s.Unit, s.Symbol)
 		if !ok || f.Status != match.StatusMatched {
-			return fail("the function is not matched")
+			return fail("the function is not matched: %s", reason(f))
 		}
 		return f.Code, nil
 	case update.SlotField:
@@ -252,7 +252,7 @@ func (in *Input) window(part *update.Part, f *update.Function) (*engine.Window, 
 	m, ok := in.Solution.Function(f.Unit, f.Symbol)
 	switch {
 	case !ok || m.Status != match.StatusMatched:
-		return nil, "", &Error{part.Name, f.Name, "the function is not matched"}
+		return nil, "", &Error{part.Name, f.Name, "the function is not matched: " + reason(m)}
 	case m.Resized:
 		return nil, "", &Error{part.Name, f.Name, "the running kernel's code uses shorter forms of jumps than the update's own; " +
 			"the kernel module cannot check such a function"}
@@ -266,4 +266,12 @@ func (in *Input) window(part *update.Part, f *update.Function) (*engine.Window, 
 		return nil, "", &Error{part.Name, f.Name, "the place for the jump lies outside the function"}
 	}
 	return &engine.Window{Address: m.Code + w.Offset, Bytes: m.Run[w.Offset : w.Offset+w.Length]}, owner, nil
+}
+
+// reason says why a function is not matched; f may be nil.
+func reason(f *match.Function) string {
+	if f == nil || f.Reason == "" {
+		return "the unit has no such function"
+	}
+	return f.Reason
 }

@@ -112,13 +112,14 @@ func (s *Solution) Function(unit int, symbol uint32) (*Function, bool) {
 }
 
 // Err returns nil when every function that run can be expected to have was matched, else an error that names
-// the first that was not, and how many there are.
+// the first that was not, and how many there are. A function that run has at several places is no error: who needs its
+// address refuses (core/bind).
 func (s *Solution) Err() error {
 	var first *Function
 	bad := 0
 	for i := range s.Functions {
 		switch f := &s.Functions[i]; f.Status {
-		case StatusMatched, StatusDiscarded, StatusOverridden:
+		case StatusMatched, StatusAmbiguous, StatusDiscarded, StatusOverridden:
 		default:
 			if bad++; first == nil {
 				first = f

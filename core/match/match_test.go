@@ -160,9 +160,11 @@ func TestAmbiguous(t *testing.T) {
 	w.Memory[text], w.Memory[text+0x100] = matchtest.Code("f"), matchtest.Code("f")
 	s := solve(t, w, around{})
 	verdicts(t, s, verdict{"f", match.StatusAmbiguous, 0})
-	var e *match.MismatchError
-	if err := s.Err(); !errors.As(err, &e) || e.Count != 1 || !strings.Contains(err.Error(), "a.o: f: 2 places") {
-		t.Errorf("Err = %v", err)
+	if r := s.Functions[0].Reason; !strings.Contains(r, "2 places") {
+		t.Errorf("reason = %q", r)
+	}
+	if err := s.Err(); err != nil { // the kernel has it; only its address is open
+		t.Error(err)
 	}
 }
 
