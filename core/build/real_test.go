@@ -3,8 +3,6 @@ package build
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -134,10 +132,10 @@ func edit(t *testing.T, tree *backend.Tree, path, from, to string) map[string][]
 	return map[string][]byte{path: bytes.Replace(text, []byte(from), []byte(to), 1)}
 }
 
-// treeState digests names, modes, sizes, inode numbers and times of writing of all files below a directory.
+// treeState gives modes, sizes, inode numbers and times of writing of all files below a directory, a line a file.
 func treeState(t *testing.T, root string) string {
 	t.Helper()
-	h := sha256.New()
+	b := &strings.Builder{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -147,16 +145,34 @@ func treeState(t *testing.T, root string) string {
 			return err
 		}
 		rel, err := filepath.Rel(root, path)
-		fmt.Fprintf(h, "%s %s %d %d", rel, st.Mode(), st.Size(), st.ModTime().UnixNano())
+		fmt.Fprintf(b, "%s %s %d %d", rel, st.Mode(), st.Size(), st.ModTime().UnixNano())
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			fmt.Fprintf(h, " %d", sys.Ino)
+			fmt.Fprintf(b, " %d", sys.Ino)
 		}
+		b.WriteString("\n")
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return b.String()
+}
+
+// stateDiff lists the lines that two states do not share.
+func stateDiff(before, after string) string {
+	b := &strings.Builder{}
+	for _, side := range []struct{ mark, have, other string }{{"-", before, after}, {"+", after, before}} {
+		other := map[string]bool{}
+		for line := range strings.Lines(side.other) {
+			other[line] = true
+		}
+		for line := range strings.Lines(side.have) {
+			if !other[line] {
+				b.WriteString(side.mark + line)
+			}
+		}
+	}
+	return b.String()
 }
 
 func TestRealCompile(t *testing.T) {
@@ -200,7 +216,7 @@ func TestRealCompile(t *testing.T) {
 		t.Errorf("compile with a new header: %v", err)
 	}
 	if after := treeState(t, tree.Root); after != before {
-		t.Errorf("the tree is not as it was")
+		t.Errorf("the tree is not as it was:\n%s", stateDiff(before, after))
 	}
 }
 
@@ -229,7 +245,7 @@ func TestRealKill(t *testing.T) {
 		_ = child.Process.Kill()
 		_ = child.Wait()
 		if got := treeState(t, tree.Root); got != before {
-			t.Fatalf("round %d: the tree is not as it was", i)
+			t.Fatalf("round %d: the tree is not as it was:\n%s", i, stateDiff(before, got))
 		}
 	}
 	k := New(start(t, plugins, "debian", nil), cache, hclog.NewNullLogger())
@@ -295,6 +311,6 @@ func TestRealPlainTree(t *testing.T) {
 		}
 	}
 	if after := treeState(t, tree.Root); after != before {
-		t.Errorf("the source that backend kbuild was given is not as it was")
+		t.Errorf("the source that backend kbuild was given is not as it was:\n%s", stateDiff(before, after))
 	}
 }

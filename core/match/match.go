@@ -469,10 +469,19 @@ func (m *matcher) resolve(unit int, w *work, c *candidate) error {
 		case arch.ObligationBytes, arch.ObligationString:
 			c.merged[o.At] = o.Address
 		case arch.ObligationJumpKey, arch.ObligationStaticCallKey:
-			if failed == "" {
-				if err := add(o.Symbol, key-uint64(o.Offset), o.At); err != nil {
-					return err
+			if failed != "" {
+				break
+			}
+			if why, ok, err := m.keyOfTrampoline(unit, o, key); err != nil {
+				return err
+			} else if ok {
+				if why != "" && c.failed == "" {
+					c.failed = fmt.Sprintf("at +%#x: %s", o.At, why)
 				}
+				break
+			}
+			if err := add(o.Symbol, key-uint64(o.Offset), o.At); err != nil {
+				return err
 			}
 		}
 	}

@@ -418,6 +418,33 @@ func TestKeys(t *testing.T) {
 	value(t, s, 0, key, data+0x20-1)
 }
 
+// TestKeyOfTrampoline: where a site names the trampoline, the kernel has put the key in its place.
+func TestKeyOfTrampoline(t *testing.T) {
+	const table, key = data + 0x1000, data + 0x40
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	trampoline := u.Undefined("__SCT__call")
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "__SCT__call", Obligation: arch.ObligationStaticCallKey})
+	w.Symbol("", "f", text)
+	w.Symbol("", "__SCT__call", text+0x4000)
+	w.Memory[text] = matchtest.Code("f", 0)
+	entry := binary.LittleEndian.AppendUint32(nil, uint32(0x100000000-(table-(text+8)))) // relative to itself
+	w.Memory[table] = binary.LittleEndian.AppendUint32(entry, uint32(0x100000000-(table+4-key)))
+	w.Symbol("", "__start_static_call_sites", table)
+	w.Symbol("", "__stop_static_call_sites", table+8)
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+	if r := s.Functions[0].Reason; !strings.Contains(r, "expected __SCK__call") {
+		t.Errorf("reason = %q", r)
+	}
+	w.Symbol("", "__SCK__call", key)
+	s = solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text})
+	if v, ok := s.Value(0, trampoline); ok {
+		t.Errorf("the site says that the trampoline lies at %#x", v)
+	}
+}
+
 func TestObligations(t *testing.T) {
 	const thunk = text + 0x8000
 	symbol := ref{Symbol: "thunk_r11", Obligation: arch.ObligationSymbol}

@@ -93,6 +93,27 @@ func (m *matcher) keysOf(unit int, kind arch.ObligationKind) (map[uint64]uint64,
 	return t, nil
 }
 
+// keyOfTrampoline checks the key of a static call whose site names the trampoline in the key's place: a module may call what
+// exports no key (EXPORT_STATIC_CALL_TRAMP), and the kernel puts the key in as it loads the module
+// (kernel/static_call_inline.c, static_call_add_module). ok is false for other sites. The field says nothing about where the
+// trampoline lies.
+func (m *matcher) keyOfTrampoline(unit int, o *arch.Obligation, key uint64) (failed string, ok bool, err error) {
+	s, err := m.u.symbol(unit, o.Symbol)
+	if err != nil {
+		return "", false, err
+	}
+	call, ok := strings.CutPrefix(s.Name, "__SCT__")
+	if !ok {
+		return "", false, nil
+	}
+	for _, have := range m.k.Symbols.At(key) {
+		if have.Name == "__SCK__"+call {
+			return "", true, nil
+		}
+	}
+	return fmt.Sprintf("the site's key is %s, expected __SCK__%s", m.nameOf(key), call), true, nil
+}
+
 // tracer says whether code at address is an ftrace entry: one of ftrace's own (arch/x86/kernel/ftrace_64.S), or a
 // trampoline that ftrace or BPF allocated (create_trampoline in arch/x86/kernel/ftrace.c, kernel/bpf/trampoline.c), which
 // kallsyms lists under a pseudo module, or not at all.

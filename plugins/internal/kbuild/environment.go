@@ -100,9 +100,15 @@ func session() []string {
 	return env
 }
 
+// makeFlags has make try the compiler's options (scripts/Makefile.compiler, try-run) outside of the tree that it runs in,
+// which other runs share. Make halves the number of $ on its way from here to the shell twice.
+func makeFlags() string {
+	return "MAKEFLAGS=rR -- TMPOUT=" + filepath.Join(os.TempDir(), "ksplice-try-$$$$$$$$")
+}
+
 // at gives the environment for programs that run in dir, a tree or a work tree; extra variables win.
 func (e environment) at(dir string, extra map[string]string) []string {
-	env := append(session(), "MAKEFLAGS=rR", "PWD="+dir)
+	env := append(session(), makeFlags(), "PWD="+dir)
 	for name, value := range e {
 		if _, ok := extra[name]; !ok {
 			env = append(env, name+"="+strings.ReplaceAll(value, rootMark, dir))

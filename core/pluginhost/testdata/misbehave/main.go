@@ -112,6 +112,7 @@ func (m misbehaver) Describe(ctx context.Context, req *arch.DescribeRequest) (*a
 		time.Sleep(forever)
 	case "frozen":
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		time.Sleep(forever) // the other threads go on for a moment
 	case "obeys":
 		if err := os.WriteFile(req.Objects[0].Path, []byte("begun"), 0o600); err != nil {
 			return nil, err
