@@ -10,9 +10,9 @@ GO := .ci/env go
 
 # The plugins' packages: every program below plugins/.
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
-BUILD   = CGO_ENABLED=0 $(GO) build -trimpath
+BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
 
-.PHONY: build test demo bench corpus soak lint kmod generate install clean setup help
+.PHONY: build test demo bench corpus road soak lint kmod generate install clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -22,7 +22,7 @@ build: ## the ksplice command and the stock plugins, in bin/ (the default)
 
 test: setup lint ## everything: lint, unit, object and kernel tests; installs what is missing
 	@KSPLICE_TEST_KERNEL=1 .ci/env go tool gotestsum --format pkgname --hide-summary skipped \
-		--post-run-command .ci/count -- -timeout 35m ./...
+		--post-run-command .ci/count -- -timeout 60m ./...
 
 demo: setup build ## a hot update of Debian's newest 6.1 kernel in a virtual machine: old behaviour, new, old again
 	@$(GO) run ./examples/demo
@@ -37,6 +37,10 @@ corpus: setup build ## every patch of CORPUS=DIR applied to a booted kernel and 
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_CORPUS=$(abspath $(CORPUS)) KSPLICE_TEST_CORPUS_REVERSE=$(REVERSE) \
 		KSPLICE_TEST_CORPUS_LIST="$(LIST)" KSPLICE_TEST_SERIES="$(SERIES)" \
 		$(GO) test -count=1 -run TestCorpus -v -timeout 180m ./cmd/ksplice/kerneltest
+
+road: setup build ## every example on every kernel (make test takes six a kernel), and every form of the kernel
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 KSPLICE_TEST_SERIES="$(SERIES)" \
+		$(GO) test -count=1 -run 'TestRoad|TestForms' -v -timeout 180m ./cmd/ksplice/kerneltest
 
 ROUNDS ?= 200
 soak: setup build ## ROUNDS (200) rounds of apply and undo under load, on every kernel

@@ -202,7 +202,7 @@ var Refusals = []Refusal{
 	{"does-not-apply", "create", `fs/proc/uptime\.c: hunk 2 .*does not apply`},
 	{"layout", "create", `struct eventfd_ctx`},
 	{"initialiser", "create", `pg_count_d: changed initialiser of live data`},
-	{"init-only", "create", `proc_uptime_init|no function's object code changes`},
+	{"init-only", "create", `(?s)no function's object code changes.*proc_uptime_init`},
 	{"entry-text", "create", `\.entry\.text`},
 	{"kconfig", "create", `fs/proc/Kconfig: .*configuration of a running kernel cannot change`},
 	{"schedule", "apply", `schedule`},

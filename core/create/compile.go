@@ -186,7 +186,8 @@ func (r *run) compare(ctx context.Context) error {
 		return &RefusedError{reasons}
 	}
 	if !changed {
-		return &RefusedError{[]string{"no function's object code changes: the running kernel would behave the same"}}
+		why := "no function's object code changes: the running kernel would behave the same"
+		return &RefusedError{[]string{strings.Join(append([]string{why}, r.report.Notes...), "\n  ")}}
 	}
 	return nil
 }

@@ -23,6 +23,11 @@ const abi = 1
 // ErrBusy says that another ksplice is at work on this machine.
 var ErrBusy = errors.New("another ksplice is changing this machine; wait for it")
 
+// ErrMapped says that parts of an undone update of the same id have stayed in the kernel: something may still hold addresses
+// in them, and no two modules of one name can be loaded.
+var ErrMapped = errors.New("the update was undone, but its parts stay mapped, as code outside may hold addresses in them: " +
+	"it cannot be applied a second time before the next boot")
+
 // ErrNoModule says that the kernel module is not there.
 var ErrNoModule = errors.New("the ksplice kernel module is not loaded; run `modprobe ksplice`")
 
@@ -257,6 +262,8 @@ func (d *Device) Begin(id string, op Op, parts int) error {
 		return fmt.Errorf("begin %s: %w", id, ErrBusy)
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("begin %s: %w", id, ErrApplied)
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("begin %s: %w", id, ErrMapped)
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("begin %s: %w", id, ErrNotApplied)
 	case err != nil:

@@ -89,7 +89,7 @@ func built(ctx context.Context, name string, build func(root, dir string) error)
 }
 
 func goBuild(ctx context.Context, root, file, pkg string) error {
-	_, err := output(ctx, root, "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "go", "build", "-trimpath", "-buildvcs=false",
+	_, err := output(ctx, root, "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
 		"-o", file, pkg)
 	return err
 }

@@ -24,11 +24,7 @@ import (
 // often the benchmark is asked to run; figures of the guest are those of an emulated machine.
 func BenchmarkUpdate(b *testing.B) {
 	vmtest.Need(b)
-	series := []string{"6.1", "6.12"}
-	if s := os.Getenv("KSPLICE_TEST_SERIES"); s != "" {
-		series = strings.Fields(s)
-	}
-	for _, s := range series {
+	for _, s := range wantedSeries() {
 		b.Run(s, func(b *testing.B) {
 			m := &measuring{lab: prepare(b, s)}
 			fmt.Printf("\nkernel %s\n", m.kernel.Release)

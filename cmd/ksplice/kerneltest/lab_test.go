@@ -208,14 +208,18 @@ func (l *lab) saveText(t testing.TB, modules ...string) (same func()) {
 	}
 }
 
-// eachSeries runs a test on the newest kernel of every series, or of those in KSPLICE_TEST_SERIES.
+// wantedSeries are the series to test on: all, or those in KSPLICE_TEST_SERIES.
+func wantedSeries() []string {
+	if s := os.Getenv("KSPLICE_TEST_SERIES"); s != "" {
+		return strings.Fields(s)
+	}
+	return []string{"6.1", "6.12"}
+}
+
+// eachSeries runs a test on the newest kernel of every wanted series.
 func eachSeries(t *testing.T, f func(t *testing.T, series string)) {
 	vmtest.Need(t)
-	series := []string{"6.1", "6.12"}
-	if s := os.Getenv("KSPLICE_TEST_SERIES"); s != "" {
-		series = strings.Fields(s)
-	}
-	for _, s := range series {
+	for _, s := range wantedSeries() {
 		t.Run(s, func(t *testing.T) {
 			t.Parallel()
 			f(t, s)

@@ -22,11 +22,12 @@ import (
 
 // sourceFile is a file of the source.
 type sourceFile struct {
-	path             string // relative to the source
-	mode             fs.FileMode
-	size             int64
-	modified, change int64  // nanoseconds
-	link             string // target of a symbolic link
+	path     string // relative to the source
+	mode     fs.FileMode
+	size     int64
+	modified int64  // nanoseconds
+	inode    uint64 // not the time of its change, which somebody's hard link sets
+	link     string // target of a symbolic link
 }
 
 // made are ends of names of what a build makes and what compiling single units does without.
@@ -66,7 +67,7 @@ func listSource(ctx context.Context, source string) ([]sourceFile, error) {
 		}
 		f := sourceFile{path: rel, mode: st.Mode(), size: st.Size(), modified: st.ModTime().UnixNano()}
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			f.change = sys.Ctim.Nano()
+			f.inode = sys.Ino
 		}
 		switch {
 		case st.Mode().IsRegular():
@@ -108,7 +109,7 @@ func isMade(rel string) bool {
 func fingerprint(files []sourceFile) string {
 	h := sha256.New()
 	for _, f := range files {
-		fmt.Fprintf(h, "%s\x00%o %d %d %d\x00%s\n", f.path, f.mode, f.size, f.modified, f.change, f.link)
+		fmt.Fprintf(h, "%s\x00%o %d %d %d\x00%s\n", f.path, f.mode, f.size, f.modified, f.inode, f.link)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
