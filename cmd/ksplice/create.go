@@ -20,13 +20,41 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
+// builderFlags say which kernel to build for, and by what.
+type builderFlags struct {
+	kernel, version, backend, cache string
+	options                         map[string]string
+}
+
+func (f *builderFlags) flags(fs *pflag.FlagSet) {
+	fs.StringVar(&f.backend, "backend", "", "the `NAME` of the build backend to use (default: the first that can build that kernel)")
+	fs.StringToStringVar(&f.options, "backend-option", nil, "`KEY=VALUE` for the backend")
+	fs.StringVar(&f.cache, "cache", "", "the `DIRECTORY` where prepared trees and objects are kept (default: ~/.cache/ksplice)")
+}
+
+// builder starts the backend. The caller closes the builder.
+func (e *env) builder(ctx context.Context, f *builderFlags) (*build.Builder, plugin.Info, error) {
+	if f.cache == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return nil, plugin.Info{}, usagef("no place for a cache: %v; name one with --cache", err)
+		}
+		f.cache = filepath.Join(cache, "ksplice")
+	}
+	b, info, err := e.backend(ctx, f)
+	if err != nil {
+		return nil, info, err
+	}
+	return build.New(b, f.cache, e.log.Named("build")), info, nil
+}
+
 // createFlags are the flags of create.
 type createFlags struct {
-	patch, kernel, version, output, backend, description, cache string
-	reverse                                                     bool
-	on, units                                                   []string
-	options                                                     map[string]string
-	jobs                                                        int
+	builderFlags
+	patch, output, description string
+	reverse                    bool
+	on, units                  []string
+	jobs                       int
 }
 
 func createCommand() *command {
@@ -49,9 +77,7 @@ exists in the running kernel is refused, by name.`,
 			fs.StringVar(&f.description, "description", "", "one `LINE` for people (default: the patch's subject)")
 			fs.StringArrayVar(&f.on, "on", nil, "an update `FILE` on which the new one stands; lowest first where there are several")
 			fs.StringArrayVar(&f.units, "unit", nil, "a further source `FILE` to compile and match, because new code names its symbols")
-			fs.StringVar(&f.backend, "backend", "", "the `NAME` of the build backend to use (default: the first that can build that kernel)")
-			fs.StringToStringVar(&f.options, "backend-option", nil, "`KEY=VALUE` for the backend")
-			fs.StringVar(&f.cache, "cache", "", "the `DIRECTORY` where prepared trees and objects are kept (default: ~/.cache/ksplice)")
+			f.builderFlags.flags(fs)
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -88,13 +114,6 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			f.version = unix.ByteSliceToString(u.Version[:])
 		}
 	}
-	if f.cache == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return usagef("no place for a cache: %v; name one with --cache", err)
-		}
-		f.cache = filepath.Join(cache, "ksplice")
-	}
 	var base []*update.Update
 	for _, path := range f.on {
 		u, err := readUpdate(path)
@@ -103,11 +122,10 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 		}
 		base = append(base, u)
 	}
-	b, info, err := e.backend(ctx, f)
+	builder, info, err := e.builder(ctx, &f.builderFlags)
 	if err != nil {
 		return err
 	}
-	builder := build.New(b, f.cache, e.log.Named("build"))
 	defer func() {
 		if closeErr := builder.Close(); err == nil {
 			err = closeErr
@@ -156,7 +174,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 }
 
 // backend returns the backend that was asked for, or the first that can build the kernel.
-func (e *env) backend(ctx context.Context, f *createFlags) (backend.Backend, plugin.Info, error) {
+func (e *env) backend(ctx context.Context, f *builderFlags) (backend.Backend, plugin.Info, error) {
 	if f.backend != "" {
 		e.host.Configure(string(plugin.KindBackend)+"-"+f.backend, f.options)
 		return e.host.Backend(ctx, f.backend)

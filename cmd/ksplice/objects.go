@@ -6,11 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/build"
 	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kernel"
@@ -23,15 +23,60 @@ import (
 
 // target are the flags that say what kernel plain objects were built for.
 type target struct {
+	builderFlags
+	update string
 	config string
 	module string
 	facts  map[string]int64
 }
 
 func (t *target) flags(fs *pflag.FlagSet) {
-	fs.StringVar(&t.config, "kernel-config", "", "the kernel's configuration `FILE`, for example /boot/config-RELEASE")
+	fs.StringVarP(&t.kernel, "kernel", "k", "", "the `RELEASE` of the kernel that the objects were built for; its tree is prepared as by create")
+	fs.StringVar(&t.update, "update", "", "an update `FILE` for the kernel that the objects were built for, instead of --kernel")
 	fs.StringVar(&t.module, "module", "", "the `MODULE` that the objects are part of (default: the kernel proper)")
-	fs.StringToInt64Var(&t.facts, "fact", nil, "`NAME=NUMBER` of the kernel, where its headers are not at hand; ksplice inspect --json shows those of an update")
+	fs.StringVar(&t.config, "kernel-config", "", "the kernel's configuration `FILE`, for example /boot/config-RELEASE, where neither is at hand")
+	fs.StringToInt64Var(&t.facts, "fact", nil, "`NAME=NUMBER` of the kernel, likewise; ksplice inspect --json shows those of an update")
+	t.builderFlags.flags(fs)
+}
+
+// read gives what the architecture plugin is told of the kernel.
+func (t *target) read(ctx context.Context, e *env, machine uint16, a arch.Arch) (out arch.Target, err error) {
+	out = arch.Target{Machine: machine}
+	switch {
+	case t.kernel != "" && t.update != "":
+		return out, usagef("--kernel and --update say the same: give one")
+	case t.update != "":
+		u, err := readUpdate(t.update)
+		if err != nil {
+			return out, err
+		}
+		out.Facts, out.Config = u.Manifest.Facts, u.Manifest.Config
+	case t.kernel != "":
+		builder, _, err := e.builder(ctx, &t.builderFlags)
+		if err != nil {
+			return out, err
+		}
+		defer builder.Close()
+		p := newProgress(e.err, e.json)
+		defer p.close()
+		tree, err := builder.Prepare(ctx, t.kernel, "", p.event)
+		if err != nil {
+			return out, err
+		}
+		if out, err = builder.Target(ctx, tree, a); err != nil {
+			return out, err
+		}
+	}
+	if t.config != "" {
+		if out.Config, err = build.ReadConfig(t.config); err != nil {
+			return out, usagef("--kernel-config: %v", err)
+		}
+	}
+	if len(t.facts) > 0 {
+		out.Facts = t.facts
+	}
+	out.Module = t.module != ""
+	return out, nil
 }
 
 // units reads and describes objects.
@@ -58,32 +103,18 @@ func (t *target) units(ctx context.Context, e *env, paths []string) ([]*match.Un
 	if err != nil {
 		return nil, nil, err
 	}
-	config, err := readKernelConfig(t.config)
+	told, err := t.read(ctx, e, machine, a)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, u := range units {
-		u.Target = arch.Target{Machine: machine, Facts: t.facts, Config: config, Module: t.module != ""}
+		u.Target = told
 	}
-	return units, a, apply.Describe(ctx, a, units)
-}
-
-// readKernelConfig reads NAME=VALUE lines; an empty path gives an empty configuration.
-func readKernelConfig(path string) (map[string]string, error) {
-	out := map[string]string{}
-	if path == "" {
-		return out, nil
+	err = apply.Describe(ctx, a, units)
+	if err != nil && len(told.Facts) == 0 {
+		err = usagef("%v\n  these are a kernel's objects: say which kernel's, with --kernel RELEASE or --update FILE", err)
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, usagef("kernel configuration: %v", err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "CONFIG_") {
-			out[name] = strings.Trim(value, `"`)
-		}
-	}
-	return out, nil
+	return units, a, err
 }
 
 func diffCommand() *command {
@@ -91,8 +122,9 @@ func diffCommand() *command {
 	return &command{
 		name: "diff", args: "PRE.o POST.o", summary: "pre-post differencing of two objects",
 		help: `Compares two objects, compiled with -ffunction-sections -fdata-sections from the source before and after a
-change, and lists changed, new and removed functions and data, each with the first reason.`,
-		example: "ksplice diff pre/sch_qfq.o post/sch_qfq.o",
+change, and lists changed, new and removed functions and data, each with the first reason. Of objects of a kernel it
+wants to know which kernel's: how large the entries of their tables are, differs.`,
+		example: "ksplice diff --kernel 6.1.0-56-amd64 pre/sch_qfq.o post/sch_qfq.o",
 		flags:   t.flags,
 		run: func(ctx context.Context, e *env, args []string) error {
 			if len(args) != 2 {
@@ -150,7 +182,7 @@ func matchCommand() *command {
 		help: `Compares every function of the objects with a kernel and prints a row each: matched and at which address, or the
 first mismatch with both instructions. The kernel is the running one (live), a kernel image (vmlinux or vmlinuz, read
 through the kallsyms tables inside it), or an ELF core of a machine.`,
-		example: "ksplice match --against /boot/vmlinuz-6.1.0-56-amd64 fs/exec.o",
+		example: "ksplice match --kernel 6.1.0-56-amd64 --against /boot/vmlinuz-6.1.0-56-amd64 fs/exec.o\nksplice match --update fix.ksplice fs/exec.o",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringVar(&against, "against", "live", "the `KERNEL`: live, or the path of a kernel image or of a core")
 			t.flags(fs)

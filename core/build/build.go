@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -95,6 +96,41 @@ func (b *Builder) Affected(ctx context.Context, tree *backend.Tree, paths []stri
 		return nil, fmt.Errorf("find affected units: %w", err)
 	}
 	return resp.Units, nil
+}
+
+// Target is what an architecture plugin is told of the tree's kernel: its machine, the CONFIG_ symbols that are set, and the
+// facts that the plugin asks for.
+func (b *Builder) Target(ctx context.Context, tree *backend.Tree, a arch.Arch) (arch.Target, error) {
+	t := arch.Target{Machine: tree.Machine}
+	var err error
+	if t.Config, err = ReadConfig(tree.Config); err != nil {
+		return t, err
+	}
+	s, ok := a.(arch.FactSource)
+	if !ok {
+		return t, nil
+	}
+	expressions, err := s.FactExpressions(ctx)
+	if err != nil {
+		return t, fmt.Errorf("ask the architecture plugin for the facts it needs: %w", err)
+	}
+	t.Facts, err = b.Facts(ctx, tree, expressions)
+	return t, err
+}
+
+// ReadConfig reads the CONFIG_ symbols that are set in a kernel's configuration file, strings without their quotes.
+func ReadConfig(path string) (map[string]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's configuration: %w", err)
+	}
+	config := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "CONFIG_") {
+			config[name] = strings.Trim(value, `"`)
+		}
+	}
+	return config, nil
 }
 
 // Facts evaluates the expressions in the tree; those whose If is not set there are left out.

@@ -236,7 +236,7 @@ func TestRealKill(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(cache) })
 	for i, after := range []time.Duration{200, 700, 1500, 2500, 4000} {
 		child := exec.Command(os.Args[0], "-test.run=^TestRealKill$", "-test.v")
-		child.Env = append(os.Environ(), "KSPLICE_TEST_CHILD="+plugins, "KSPLICE_TEST_CACHE="+testCache(t), "KSPLICE_TEST_OBJECTS="+cache)
+		child.Env = append(os.Environ(), "KSPLICE_TEST_CHILD="+plugins, "KSPLICE_TEST_CACHE="+testCache(t), "KSPLICE_TEST_CHILD_CACHE="+cache)
 		child.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		if err := child.Start(); err != nil {
 			t.Fatal(err)
@@ -264,7 +264,7 @@ func TestRealKill(t *testing.T) {
 func killedChild(t *testing.T) {
 	back := start(t, os.Getenv("KSPLICE_TEST_CHILD"), "debian", nil)
 	tree := realTree(t, New(back, testCache(t), nil), testRelease(t))
-	b := New(back, os.Getenv("KSPLICE_TEST_OBJECTS"), nil)
+	b := New(back, os.Getenv("KSPLICE_TEST_CHILD_CACHE"), nil)
 	units := realUnits(t, b, tree, "net/sched/sch_qfq.c", "fs/namei.c")
 	for i := 0; ; i++ {
 		files := edit(t, tree, "net/sched/sch_qfq.c", "#include", "int ksplice_test_datum = "+strings.Repeat("1", i%8+1)+";\n#include")

@@ -112,6 +112,11 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 		}
 		in.Units = append(in.Units, input)
 	}
+	for i, x := range units {
+		if !x.differs() && (x.Module == target || x.Module == "" && target == vmlinux) {
+			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff})
+		}
+	}
 	out, err := part.Build(&in)
 	if err != nil {
 		return nil, nil, &RefusedError{[]string{err.Error()}}

@@ -232,35 +232,8 @@ func (r *run) prepare(ctx context.Context) error {
 	if r.arch, r.o.ArchInfo, err = r.o.Arch(tree.Machine); err != nil {
 		return err
 	}
-	r.target = arch.Target{Machine: tree.Machine}
-	if r.target.Config, err = readConfig(tree.Config); err != nil {
-		return err
-	}
-	if s, ok := r.arch.(arch.FactSource); ok {
-		expressions, err := s.FactExpressions(ctx)
-		if err != nil {
-			return fmt.Errorf("ask the architecture plugin for the facts it needs: %w", err)
-		}
-		if r.target.Facts, err = r.o.Builder.Facts(ctx, tree, expressions); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readConfig reads the CONFIG_ symbols that are set.
-func readConfig(path string) (map[string]string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the kernel's configuration: %w", err)
-	}
-	config := map[string]string{}
-	for line := range strings.Lines(string(b)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(name, "CONFIG_") {
-			config[name] = strings.Trim(value, `"`)
-		}
-	}
-	return config, nil
+	r.target, err = r.o.Builder.Target(ctx, tree, r.arch)
+	return err
 }
 
 // applyPatches computes the files before and after the patch. Lines that stay keep the numbers that they have in the tree: each

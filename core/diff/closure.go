@@ -235,10 +235,35 @@ func (c *Closure) reference(p *Piece, ref *arch.Ref) (Target, error) {
 	}
 	t.Key = c.r.post.keys[ref]
 	t.Address = ref.Kind == arch.RefAddress && (!p.Table || p.Code())
+	if t.Address && t.Pre != nil {
+		if t, err = c.landing(ref, t); err != nil {
+			return t, err
+		}
+	}
 	if t.Piece != nil {
 		c.escape(p, ref, t.Piece)
 	}
 	return t, nil
+}
+
+// landing gives a newly taken address of a replaced function: the replacement's, where only that begins with a landing pad. An
+// indirect branch to the old entry would fault on a machine that tracks them, and nobody in run holds its address.
+func (c *Closure) landing(ref *arch.Ref, t Target) (Target, error) {
+	y := c.r.post.o.File.Symbols[ref.Symbol]
+	if y.Section == nil {
+		return t, nil
+	}
+	to := c.r.post.at(y.Section, int64(y.Value)+ref.Offset)
+	i := to.item
+	if i == nil || i.kind != itemFunction || to.offset != 0 || c.r.changed[i] == nil || i.pair == nil || i.pair.landing || !i.landing {
+		return t, nil
+	}
+	p, err := c.piece(i)
+	if err != nil {
+		return t, err
+	}
+	c.escapes[i.name()] = true
+	return Target{Piece: p, Addend: int64(i.start-p.Start) + ref.Addend - ref.Offset, Address: true}, nil
 }
 
 // escape notes that a new thing's address is taken. Of data that are only read and written in place no address gets about;

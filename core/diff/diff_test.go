@@ -20,10 +20,10 @@ extern void use(const void *), say(const char *, ...);
 #define section(s) __attribute__((section(s)))
 `
 
-func compare(t *testing.T, pre, post string) *diff.Result {
+func compare(t *testing.T, pre, post string, flags ...string) *diff.Result {
 	t.Helper()
 	object := func(name, source string) *diff.Object {
-		f, d := difftest.Compile(t, name, common+source)
+		f, d := difftest.Compile(t, name, common+source, flags...)
 		return &diff.Object{Name: name, File: f, Desc: d}
 	}
 	r, err := diff.Compare(object("pre", pre), object("post", post))
@@ -169,6 +169,36 @@ func TestClosure(t *testing.T) {
 				t.Errorf("New, Escapes = %q, %q, want %q, %q", c.New, c.Escapes, tt.new, tt.escapes)
 			}
 		})
+	}
+}
+
+// TestLanding: the address of a function that had no landing pad, because nobody took it, is the replacement's.
+func TestLanding(t *testing.T) {
+	const text = `noinline static int s(int x) { return ext(x) + 1; } int f(int x) { return s(x) + 2; } int g(int x) { return s(x) * 3; } `
+	target := func(flag string) *diff.Target {
+		t.Helper()
+		c, err := compare(t, text, text+`void h(void) { use(s); }`, flag).Closure()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range c.Pieces {
+			for i := range p.References {
+				if x := &p.References[i]; p.Section.Name == ".text.h" && (x.Target.Name == "s" || x.Target.Piece != nil) {
+					if flag == "-fcf-protection=branch" && !slices.Contains(c.Escapes, "s") {
+						t.Errorf("Escapes = %q, want s among them", c.Escapes)
+					}
+					return &x.Target
+				}
+			}
+		}
+		t.Fatal("nothing takes the address")
+		return nil
+	}
+	if x := target("-fcf-protection=branch"); x.Piece == nil || x.Piece.Section.Name != ".text.s" || !x.Address {
+		t.Errorf("with landing pads the address is %+v, want the replacement", x)
+	}
+	if x := target("-fcf-protection=none"); x.Pre == nil {
+		t.Errorf("without landing pads the address is %+v, want the function's in run", x)
 	}
 }
 

@@ -34,6 +34,7 @@ type item struct {
 	parent     *item             // for pieces of functions
 	fragments  []*item
 	pair       *item // in the other object
+	landing    bool  // for functions: begins with a landing pad for indirect branches
 }
 
 func (i *item) size() uint64 { return i.end - i.start }
@@ -246,7 +247,7 @@ func (v *view) readFunctions() error {
 			return fmt.Errorf("%w: function %s", errDescription, f.Name)
 		}
 		y := v.o.File.Symbols[f.Symbol]
-		byIndex[i] = v.add(&item{kind: itemFunction, section: s, start: f.Offset, end: f.Offset + f.Size, pad: f.Pad}, y)
+		byIndex[i] = v.add(&item{kind: itemFunction, section: s, start: f.Offset, end: f.Offset + f.Size, pad: f.Pad, landing: f.Endbr}, y)
 	}
 	for i := range fs {
 		if p := fs[i].Parent; p >= 0 && byIndex[p] != byIndex[i] && byIndex[i].parent == nil && byIndex[p].parent == nil {

@@ -26,7 +26,7 @@ var ErrBusy = errors.New("another ksplice is changing this machine; wait for it"
 // ErrMapped says that parts of an undone update of the same id have stayed in the kernel: something may still hold addresses
 // in them, and no two modules of one name can be loaded.
 var ErrMapped = errors.New("the update was undone, but its parts stay mapped, as code outside may hold addresses in them: " +
-	"it cannot be applied a second time before the next boot")
+	"it cannot be applied again before the next boot; made again with another --description it is an update of its own")
 
 // ErrNoModule says that the kernel module is not there.
 var ErrNoModule = errors.New("the ksplice kernel module is not loaded; run `modprobe ksplice`")

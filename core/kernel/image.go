@@ -31,24 +31,33 @@ func Image(path string) (*Kernel, error) {
 }
 
 func readImage(f io.ReaderAt) (*Kernel, error) {
+	f, err := Vmlinux(f)
+	if err != nil {
+		return nil, err
+	}
+	return imageOf(f)
+}
+
+// Vmlinux gives the ELF file of a kernel image: the image itself, or what is packed in an x86 bzImage.
+func Vmlinux(f io.ReaderAt) (io.ReaderAt, error) {
 	head := make([]byte, 16)
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return nil, fmt.Errorf("its first bytes: %w", err)
 	}
-	if string(head[:8]) == "KDUMP   " {
+	switch {
+	case string(head[:8]) == "KDUMP   ":
 		return nil, errors.New("this is a compressed dump; make an ELF core of it (makedumpfile -E)")
+	case string(head[:4]) == elf.ELFMAG:
+		return f, nil
 	}
-	if string(head[:4]) != elf.ELFMAG {
-		b, err := io.ReadAll(io.NewSectionReader(f, 0, maxImage))
-		if err != nil {
-			return nil, err
-		}
-		if b, err = unpackBzImage(b); err != nil {
-			return nil, err
-		}
-		f = bytes.NewReader(b)
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, maxImage))
+	if err != nil {
+		return nil, err
 	}
-	return imageOf(f)
+	if b, err = unpackBzImage(b); err != nil {
+		return nil, err
+	}
+	return bytes.NewReader(b), nil
 }
 
 // openELF reads ELF headers. debug/elf does not promise to survive every input.

@@ -34,11 +34,17 @@ func TestForms(t *testing.T) {
 			t.Run(f.name, func(t *testing.T) {
 				l.boot(t, f.o)
 				l.setUp(t, &e)
+				same := l.saveText(t)
+				l.flip(t, e.Flip)
 				l.sees(t, &e.Show[0], "old")
 				t.Log(l.apply(t, file))
 				l.sees(t, &e.Show[0], "new")
+				l.flip(t, e.Flip)
+				l.sees(t, &e.Show[0], "new")
 				l.undo(t, l.id(t, file))
 				l.sees(t, &e.Show[0], "old")
+				l.flip(t, e.Flip)
+				same()
 				l.clean(t)
 			})
 		}

@@ -2,7 +2,6 @@ package kerneltest
 
 import (
 	"encoding/hex"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -169,17 +168,6 @@ func (l *lab) otherObjects(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := os.ReadFile(tree.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(l.share, "config"), config, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	var facts struct{ Facts map[string]int64 }
-	if err := json.Unmarshal([]byte(l.must(t, exitOK, "", "inspect", "--json", file)), &facts); err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range []struct {
 		name, flag string
 		exit       int
@@ -200,10 +188,20 @@ func (l *lab) otherObjects(t *testing.T, file string) {
 		if err := os.WriteFile(path, o, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		args := []string{"match", "--kernel-config", "/share/config"}
-		for name, value := range facts.Facts {
-			args = append(args, "--fact", name+"="+strconv.FormatInt(value, 10))
+		l.must(t, c.exit, "uptime_proc_show", "match", "--update", file, "--against", "live", "/share/"+c.name+".o")
+		// The same on the host, with the kernel's image and its tree.
+		out, errs, exit := l.host(t, "match", "--kernel", l.kernel.Release, "--against", l.kernel.Vmlinuz, path)
+		if exit != c.exit || !strings.Contains(out, "uptime_proc_show") {
+			t.Errorf("match of %s.o with the image: exit code %d, want %d\n%s%s", c.name, exit, c.exit, out, errs)
 		}
-		l.must(t, c.exit, "uptime_proc_show", append(args, "--against", "live", "/share/"+c.name+".o")...)
+		out, errs, exit = l.host(t, "match", "--against", l.kernel.Vmlinuz, path)
+		if exit != exitUsage || !strings.Contains(errs, "--kernel RELEASE") {
+			t.Errorf("match without the kernel's tables: exit code %d, want %d\n%s%s", exit, exitUsage, out, errs)
+		}
+	}
+	pair := []string{filepath.Join(l.share, "own.o"), filepath.Join(l.share, "O1.o")}
+	out, errs, exit := l.host(t, append([]string{"diff", "--kernel", l.kernel.Release}, pair...)...)
+	if exit != exitOK || !strings.Contains(out, "uptime_proc_show") {
+		t.Errorf("diff: exit code %d\n%s%s", exit, out, errs)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
@@ -83,6 +84,9 @@ func (l *lab) setUp(t testing.TB, e *examples.Example) {
 	}
 }
 
+// loopLimit ends loops that a test forgot.
+const loopLimit = 3 * time.Hour
+
 // loops are programs that use patched code again and again.
 type loops struct {
 	l  *lab
@@ -98,7 +102,7 @@ func (l *lab) loop(t testing.TB, e *examples.Example, procs, pause string) *loop
 		if x.Once {
 			continue
 		}
-		argv := append([]string{guestUser, "loop", "-procs", procs, "-pause", pause, "-old", x.Old, "-new", x.New}, x.Action...)
+		argv := append([]string{guestUser, "loop", "-limit", loopLimit.String(), "-procs", procs, "-pause", pause, "-old", x.Old, "-new", x.New}, x.Action...)
 		p := l.MustStart(t, argv...)
 		poll(t, "a loop to be ready", func() bool {
 			select {

@@ -4,6 +4,7 @@
 package difftest
 
 import (
+	"bytes"
 	"debug/elf"
 	"os"
 	"os/exec"
@@ -60,7 +61,7 @@ func Describe(t testing.TB, f *objfile.File) *arch.ObjectDescription {
 		index[y] = uint32(i)
 		if y.Section != nil && y.Type == elf.STT_FUNC {
 			d.Functions = append(d.Functions, arch.Function{Symbol: uint32(i), Name: y.Name, Section: uint32(y.Section.Index),
-				Offset: y.Value, Size: y.Size, Parent: -1})
+				Offset: y.Value, Size: y.Size, Parent: -1, Endbr: bytes.HasPrefix(y.Section.Data[y.Value:], []byte{0xf3, 0x0f, 0x1e, 0xfa})})
 		}
 	}
 	sort.SliceStable(d.Functions, func(i, j int) bool {

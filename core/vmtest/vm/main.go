@@ -4,16 +4,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/vmtest"
 )
 
 const usage = `usage: vm kdir SERIES               fetch a kernel ("6.1", or a release) and print the directory of its headers
        vm kmod SERIES               build the kernel module for it and print the file
+       vm modules SERIES            print the directory of its modules
+       vm vmlinux SERIES FILE       unpack its image, an ELF file, into FILE
        vm run SERIES PROGRAM [ARG]  boot it with Ksplice installed in /usr/local and run a program, its exit status is ours;
                                     the working directory is /share, the console goes to stderr when something is wrong
 `
@@ -30,7 +36,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) (int, error) {
-	if len(args) < 2 || args[0] == "run" && len(args) < 3 || args[0] != "run" && len(args) != 2 {
+	want := 2
+	if len(args) > 0 && (args[0] == "run" || args[0] == "vmlinux") {
+		want = 3
+	}
+	if len(args) < want || args[0] != "run" && len(args) != want {
 		fmt.Fprint(os.Stderr, usage)
 		return 2, nil
 	}
@@ -42,6 +52,11 @@ func run(ctx context.Context, args []string) (int, error) {
 	case "kdir":
 		fmt.Println(k.KDir)
 		return 0, nil
+	case "modules":
+		fmt.Println(k.ModulesDir)
+		return 0, nil
+	case "vmlinux":
+		return 0, vmlinux(k, args[2])
 	case "kmod":
 		file, err := vmtest.BuildKmod(ctx, k)
 		if err == nil {
@@ -53,6 +68,24 @@ func run(ctx context.Context, args []string) (int, error) {
 	}
 	fmt.Fprint(os.Stderr, usage)
 	return 2, nil
+}
+
+func vmlinux(k *vmtest.Kernel, file string) error {
+	f, err := os.Open(k.Vmlinuz)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	image, err := kernel.Vmlinux(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.Vmlinuz, err)
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, io.NewSectionReader(image, 0, math.MaxInt64))
+	return errors.Join(err, out.Close())
 }
 
 func inGuest(ctx context.Context, k *vmtest.Kernel, argv []string) (int, error) {

@@ -22,16 +22,17 @@ func killAt(words string, argv []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	killed := false
+	seen := false
 	lines := bufio.NewScanner(errs)
 	for lines.Scan() {
-		if !killed && strings.Contains(lines.Text(), words) {
-			killed = cmd.Process.Signal(syscall.SIGKILL) == nil
+		if !seen && strings.Contains(lines.Text(), words) {
+			seen = true
+			_ = cmd.Process.Signal(syscall.SIGKILL) // it may have ended just now: looked at below
 		}
 		fmt.Fprintln(os.Stderr, lines.Text())
 	}
 	_ = cmd.Wait() // it was killed, or its own exit code does not matter here
-	if killed {
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		fmt.Println("killed")
 	} else {
 		fmt.Println("ended")
