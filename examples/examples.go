@@ -63,6 +63,8 @@ type Example struct {
 	Targets []string
 	// Functions are some that the update replaces, by the names that the kernel's symbol table has.
 	Functions []string
+	// Units are what create must match besides, because new code names their symbols.
+	Units []string
 	// Modules are loaded before, in this order.
 	Modules []string
 	// Setup lists arguments of "exercise" that are run once before.
@@ -176,6 +178,14 @@ var All = []Example{
 		// __x64_sys_getppid is another name of the same code (arch/x86/include/asm/syscall_wrapper.h:SYSCALL_DEFINE0).
 		Name: "getppid-init", Traits: Vmlinux | Cheap, Targets: []string{"vmlinux"}, Functions: []string{"__ia32_sys_getppid"},
 		Show: []Effect{{Action: []string{"getppid"}, Old: `^0$`, New: `^1$`}},
+	},
+	{
+		Name: "uptime-processes", Traits: Vmlinux, Targets: []string{"vmlinux"}, Functions: []string{"uptime_proc_show"},
+		Units: []string{"kernel/fork.c"},
+		Show: []Effect{{
+			Action: []string{"file", "/proc/uptime"},
+			Old:    `^\d+\.\d\d \d+\.\d\d$`, New: `^\d+\.\d\d \d+\.\d\d \d+ processes$`,
+		}},
 	},
 	{
 		Name: "uptime-words-seconds", Base: "uptime-words", Traits: Vmlinux, Targets: []string{"vmlinux"},

@@ -38,7 +38,7 @@ func (e *env) open(ctx context.Context, path string) (*update.Update, apply.Opti
 }
 
 func printMatch(w io.Writer, r *apply.Report) {
-	fmt.Fprintf(w, "matched\t%s functions, %s relocations in %s\n", thousands(r.Match.Functions), thousands(r.Match.Relocations), milliseconds(r.Match.Time))
+	fmt.Fprintf(w, "matched\t%s, %s in %s\n", counted(r.Match.Functions, "function"), counted(r.Match.Relocations, "relocation"), milliseconds(r.Match.Time))
 }
 
 func printNotes(w io.Writer, r *apply.Report) {
@@ -66,14 +66,17 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 			if err != nil {
 				return err
 			}
+			p := newProgress(e.err, e.json, patience)
+			opts.Stage = p.begin
 			r, err := apply.Check(ctx, u, opts)
+			p.close()
 			if err != nil {
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
 				printMatch(w, r)
 				printNotes(w, r)
-				fmt.Fprintf(w, "fits\tupdate %s would replace %d functions\n", r.ID, len(r.Functions))
+				fmt.Fprintf(w, "fits\tupdate %s would replace %s\n", r.ID, counted(len(r.Functions), "function"))
 			})
 		},
 	}
@@ -120,13 +123,16 @@ It needs root and the ksplice kernel module (modprobe ksplice).`,
 			if err := t.set(&opts); err != nil {
 				return err
 			}
+			p := newProgress(e.err, e.json, patience)
+			opts.Stage = p.begin
 			r, err := apply.Apply(ctx, u, opts)
+			p.close()
 			if err != nil {
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
 				printMatch(w, r)
-				fmt.Fprintf(w, "applied\t%d functions, machine stopped for %s\n", len(r.Functions), milliseconds(r.Result.Pause))
+				fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", counted(len(r.Functions), "function"), milliseconds(r.Result.Pause))
 				printNotes(w, r)
 			})
 		},
@@ -150,12 +156,15 @@ status show; its beginning is enough. An update on which another one stands cann
 			if err := t.set(&opts); err != nil {
 				return err
 			}
+			p := newProgress(e.err, e.json, patience)
+			opts.Stage = p.begin
 			r, err := apply.Undo(ctx, id, opts)
+			p.close()
 			if err != nil {
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				fmt.Fprintf(w, "undone\t%s: %d functions, machine stopped for %s\n", r.ID, r.Functions, milliseconds(r.Pause))
+				fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, counted(r.Functions, "function"), milliseconds(r.Pause))
 				if r.StaysMapped {
 					fmt.Fprintf(w, "note\tits code stays in memory, unused: addresses of it may still be held somewhere\n")
 				}

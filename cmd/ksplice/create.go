@@ -131,7 +131,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			err = closeErr
 		}
 	}()
-	p := newProgress(e.err, e.json)
+	p := newProgress(e.err, e.json, patience)
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,

@@ -18,6 +18,14 @@ func thousands(n int) string {
 	return s
 }
 
+// counted writes a number of things: 1 function, 1,902 functions.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return thousands(n) + " " + thing
+}
+
 // milliseconds writes a duration for people: 0.31 ms, 41 ms, 2.1 s.
 func milliseconds(d time.Duration) string {
 	ms := float64(d) / float64(time.Millisecond)

@@ -57,7 +57,7 @@ func (t *target) read(ctx context.Context, e *env, machine uint16, a arch.Arch) 
 			return out, err
 		}
 		defer builder.Close()
-		p := newProgress(e.err, e.json)
+		p := newProgress(e.err, e.json, patience)
 		defer p.close()
 		tree, err := builder.Prepare(ctx, t.kernel, "", p.event)
 		if err != nil {
@@ -200,7 +200,10 @@ through the kallsyms tables inside it), or an ELF core of a machine.`,
 			if err != nil {
 				return err
 			}
+			p := newProgress(e.err, e.json, patience)
+			p.begin("match")
 			sol, err := match.Run(ctx, k, a, units)
+			p.close()
 			if err != nil {
 				return err
 			}
@@ -218,8 +221,8 @@ through the kallsyms tables inside it), or an ELF core of a machine.`,
 			}); err != nil {
 				return err
 			}
-			fmt.Fprintf(e.err, "%s functions, %s relocations, %s in %s, %s of it in the architecture plugin\n", thousands(sol.Stats.Functions),
-				thousands(sol.Stats.Relocations), size(int64(sol.Stats.Bytes)), milliseconds(sol.Stats.Time), milliseconds(sol.Stats.Plugin))
+			fmt.Fprintf(e.err, "%s, %s, %s in %s, %s of it in the architecture plugin\n", counted(sol.Stats.Functions, "function"),
+				counted(sol.Stats.Relocations, "relocation"), size(int64(sol.Stats.Bytes)), milliseconds(sol.Stats.Time), milliseconds(sol.Stats.Plugin))
 			return sol.Err()
 		},
 	}

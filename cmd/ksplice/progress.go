@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,49 +16,78 @@ import (
 // patience is how long a stage may take before a progress bar appears.
 const patience = 2 * time.Second
 
-// progress shows the stages of a long command on standard error, when that is a terminal and a stage is slow.
+// progress shows the stages of a long command on standard error, when that is a terminal and a stage is slow: a bar where the
+// stage says how far it is, else a spinner.
 type progress struct {
-	mu    sync.Mutex
-	w     io.Writer
-	show  bool
-	stage string
-	since time.Time
-	bar   *progressbar.ProgressBar
+	mu       sync.Mutex
+	w        io.Writer
+	patience time.Duration
+	show     bool
+	last     plugin.Progress
+	since    time.Time
+	bar      *progressbar.ProgressBar
+	done     chan struct{}
 }
 
-func newProgress(w io.Writer, quiet bool) *progress {
-	p := &progress{w: w}
+// newProgress shows on w from now on, until it is closed.
+func newProgress(w io.Writer, quiet bool, patience time.Duration) *progress {
+	p := &progress{w: w, patience: patience, since: time.Now(), done: make(chan struct{})}
 	if f, ok := w.(*os.File); ok && !quiet {
 		_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 		p.show = err == nil
 	}
+	if p.show {
+		go p.turn()
+	}
 	return p
 }
+
+// turn keeps the bar of a stage that says nothing moving.
+func (p *progress) turn() {
+	t := time.NewTicker(min(p.patience, 200*time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-t.C:
+			p.mu.Lock()
+			p.draw()
+			p.mu.Unlock()
+		}
+	}
+}
+
+// begin begins a stage that will not say how far it is.
+func (p *progress) begin(stage string) { p.event(plugin.Progress{Stage: stage}) }
 
 // event takes one event of a plugin or of a stage.
 func (p *progress) event(ev plugin.Progress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.show {
+	if ev.Stage != p.last.Stage {
+		p.finish()
+		p.since = time.Now()
+	}
+	p.last = ev
+	p.draw()
+}
+
+// draw shows the last event, when its stage has taken long enough.
+func (p *progress) draw() {
+	if !p.show || p.last.Stage == "" || time.Since(p.since) < p.patience {
 		return
 	}
-	if ev.Stage != p.stage {
-		p.finish()
-		p.stage, p.since = ev.Stage, time.Now()
-	}
 	if p.bar == nil {
-		if time.Since(p.since) < patience {
-			return
-		}
-		total := ev.Total
+		total := p.last.Total
 		if total == 0 {
 			total = -1 // a spinner
 		}
-		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.w), progressbar.OptionSetDescription(ev.Stage),
+		p.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(p.w),
 			progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish(), progressbar.OptionSetWidth(30))
 	}
-	p.bar.Describe(ev.Stage + " " + ev.Message)
-	_ = p.bar.Set64(ev.Done)
+	p.bar.Describe(strings.TrimSpace(p.last.Stage + " " + p.last.Message))
+	_ = p.bar.Set64(p.last.Done)
 }
 
 func (p *progress) finish() {
@@ -80,5 +110,8 @@ func (p *progress) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.finish()
-	p.show = false
+	if p.show {
+		p.show = false
+		close(p.done)
+	}
 }

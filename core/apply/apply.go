@@ -28,6 +28,15 @@ type Options struct {
 	// Attempts is how often the commit is tried while threads stand in the way, Interval the time between.
 	Attempts int
 	Interval time.Duration
+	// Stage, where set, is told of every stage as it begins.
+	Stage func(name string)
+}
+
+func (o *Options) stage(name, id string) {
+	o.Log.Debug("stage", "name", name, "id", id)
+	if o.Stage != nil {
+		o.Stage(name)
+	}
 }
 
 // ErrModuleNotLoaded says that a part's target is not there.
@@ -130,7 +139,7 @@ func (s *session) stage(name string) {
 	s.start = now
 	if name != "" {
 		s.report.Stages = append(s.report.Stages, Stage{Name: name})
-		s.opts.Log.Debug("stage", "name", name, "id", s.u.Manifest.ID)
+		s.opts.stage(name, s.u.Manifest.ID)
 	}
 }
 

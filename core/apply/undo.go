@@ -71,7 +71,7 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 		return nil, err
 	}
 	defer unlock()
-	stage := func(name string) { opts.Log.Debug("stage", "name", name, "id", prefix) }
+	stage := func(name string) { opts.stage(name, prefix) }
 	stage("clear")
 	if err := removeOrphans(ctx, opts.Log); err != nil {
 		return nil, err

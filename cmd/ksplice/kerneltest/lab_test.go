@@ -127,6 +127,9 @@ func (l *lab) example(t testing.TB, e examples.Example) string {
 		}
 		args = []string{"--on", filepath.Join(l.share, filepath.Base(l.example(t, base)))}
 	}
+	for _, u := range e.Units {
+		args = append(args, "--unit", u)
+	}
 	patch, err := e.Patch(l.series())
 	if err != nil {
 		t.Fatal(err)

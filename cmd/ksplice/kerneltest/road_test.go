@@ -20,7 +20,7 @@ const allVariable = "KSPLICE_TEST_ALL"
 // need, and such as differ.
 var few = map[string][]string{
 	"6.1":  {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "loadavg-cpus-vlan-device", "usercopy-once"},
-	"6.12": {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "pktgen-commands", "netif-rx-drop"},
+	"6.12": {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "pktgen-commands", "uptime-processes"},
 }
 
 // chosen are the examples for a series.
@@ -44,7 +44,12 @@ func TestRoad(t *testing.T) {
 		l.boot(t, vmtest.Options{Debug: true})
 		for _, e := range chosen(series) {
 			if e.Base == "" {
-				t.Run(e.Name, func(t *testing.T) { l.road(t, &e, files[e.Name]) })
+				t.Run(e.Name, func(t *testing.T) {
+					if len(e.Units) > 0 {
+						l.unproved(t, e)
+					}
+					l.road(t, &e, files[e.Name])
+				})
 			}
 		}
 		t.Run("updates on updates", func(t *testing.T) { l.stack(t, files["uptime-words"], files["uptime-words-seconds"]) })
@@ -188,6 +193,15 @@ func (l *lab) road(t *testing.T, e *examples.Example, file string) {
 	busy.end(t)
 	same()
 	l.clean(t)
+}
+
+// unproved wants an update to be refused whose new code names what nothing proves: made without the units that it wants.
+func (l *lab) unproved(t *testing.T, e examples.Example) {
+	patch, err := e.Patch(l.series())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.must(t, exitRefused, "create --unit", "apply", l.create(t, e.Name+"-unproved", patch))
 }
 
 // clean wants no update to be left, but for one that stays mapped.
