@@ -23,6 +23,13 @@ type stretch struct {
 // tracer's call).
 const siteLength = 5
 
+// tracerCalls are the calls that ftrace points at whoever traces (arch/x86/kernel/ftrace.c: ftrace_update_ftrace_func).
+var tracerCalls = []string{"ftrace_call", "ftrace_regs_call"}
+
+// padLength is the room before a function into which the kernel writes code that counts calls, when something first calls the
+// function through a static call (arch/x86/kernel/callthunks.c: callthunks_translate_call_dest; CONFIG_FUNCTION_PADDING_BYTES).
+const padLength = 16
+
 func live() (*kernel.Kernel, *engine.Device, error) {
 	d, err := engine.Open()
 	if err != nil {
@@ -101,7 +108,8 @@ func save(file string, modules []string) error {
 	return errors.Join(gob.NewEncoder(f).Encode(s), f.Close())
 }
 
-// compare names the functions whose text differs from what was saved. Jump labels and static calls do not count.
+// compare names the functions whose text differs from what was saved. Jump labels, static calls, ftrace's own calls and, where the
+// kernel counts calls, the pads before functions do not count.
 func compare(file string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -125,6 +133,11 @@ func compare(file string) error {
 	if err != nil {
 		return err
 	}
+	retbleed, err := os.ReadFile("/sys/devices/system/cpu/vulnerabilities/retbleed")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	thunks := strings.Contains(string(retbleed), "Stuffing")
 	differ, total := map[string]bool{}, 0
 	for i := range old {
 		a, b := &old[i], &now[i]
@@ -135,17 +148,31 @@ func compare(file string) error {
 		if i == 0 {
 			module = ""
 		}
+		mask := func(at, length uint64) {
+			if o := at - a.Start; o < uint64(len(a.Bytes)) {
+				e := min(o+length, uint64(len(a.Bytes)))
+				clear(a.Bytes[o:e])
+				clear(b.Bytes[o:e])
+			}
+		}
 		for _, read := range []func(string) (map[uint64]uint64, error){k.JumpKeys, k.StaticCallKeys} {
 			sites, err := read(module)
 			if err != nil {
 				return err
 			}
 			for at := range sites {
-				if at-a.Start < uint64(len(a.Bytes)) {
-					o := at - a.Start
-					e := min(o+siteLength, uint64(len(a.Bytes)))
-					clear(a.Bytes[o:e])
-					clear(b.Bytes[o:e])
+				mask(at, siteLength)
+			}
+		}
+		for _, name := range tracerCalls {
+			for _, y := range k.Symbols.LookupIn("", name) {
+				mask(y.Address, siteLength)
+			}
+		}
+		if thunks {
+			for _, y := range k.Symbols.All() {
+				if strings.HasPrefix(y.Name, "__pfx_") {
+					mask(y.Address, padLength)
 				}
 			}
 		}
