@@ -32,6 +32,18 @@ func BenchmarkUpdate(b *testing.B) {
 			m.matching(b)
 			m.boot(b, vmtest.Options{})
 			m.applying(b)
+		})
+	}
+}
+
+// BenchmarkCall measures a call through a redirect, beside an unpatched one and one that livepatch has patched.
+func BenchmarkCall(b *testing.B) {
+	vmtest.Need(b)
+	for _, s := range wantedSeries() {
+		b.Run(s, func(b *testing.B) {
+			m := &measuring{lab: prepare(b, s)}
+			fmt.Printf("\nkernel %s\n", m.kernel.Release)
+			m.boot(b, vmtest.Options{})
 			m.calling(b)
 		})
 	}
@@ -279,28 +291,6 @@ func (m *measuring) calling(b *testing.B) {
 		b.Fatal(err)
 	}
 	file := m.example(b, e)
-	// getppid less getuid, which nobody patches, in the same run.
-	call := func() (getppid, getuid float64) {
-		for _, line := range strings.Split(strings.TrimSpace(m.MustRun(b, guestUser, "bench")), "\n") {
-			var t struct {
-				Call   string
-				Median float64 `json:"median_ns"`
-			}
-			if err := json.Unmarshal([]byte(line), &t); err != nil {
-				b.Fatal(err)
-			}
-			if t.Call == "getppid" {
-				getppid = t.Median
-			} else {
-				getuid = t.Median
-			}
-		}
-		return getppid, getuid
-	}
-	plain, other := call()
-	m.apply(b, file)
-	ours, ourOther := call()
-	m.undo(b, m.id(b, file))
 	ko, err := vmtest.BuildModule(b.Context(), m.kernel, "examples/livepatch", "livepatch_getppid")
 	if err != nil {
 		b.Fatal(err)
@@ -312,15 +302,35 @@ func (m *measuring) calling(b *testing.B) {
 	if err := m.WriteFile("/tmp/livepatch.ko", content, 0o644); err != nil {
 		b.Fatal(err)
 	}
-	m.MustRun(b, "insmod", "/tmp/livepatch.ko")
-	poll(b, "the livepatch to be in", func() bool {
-		r, err := m.Run(b.Context(), "sh", "-c", "[ $(cat /sys/kernel/livepatch/livepatch_getppid/transition) = 0 ]")
-		return err == nil && r.Exit == 0
-	})
-	theirs, theirOther := call()
-	m.row("getppid(), not patched", "%.0f ns (getuid %.0f ns)", plain, other)
-	m.row("  patched by ksplice", "%.0f ns (getuid %.0f ns)", ours, ourOther)
-	m.row("  patched by livepatch", "%.0f ns (getuid %.0f ns)", theirs, theirOther)
-	o, t := (ours-ourOther)-(plain-other), (theirs-theirOther)-(plain-other)
-	m.row("  what the redirect adds", "ksplice %.1f ns, livepatch %.1f ns: %.0f%%", o, t, 100*o/t)
+	// The fastest round of all passes: what else runs on the machine only ever adds.
+	best := map[string]float64{}
+	call := func(state string) {
+		for _, line := range strings.Split(strings.TrimSpace(m.MustRun(b, guestUser, "bench", "-rounds", "15", "-calls", "50000")), "\n") {
+			var t struct {
+				Call string
+				Min  float64 `json:"min_ns"`
+			}
+			if err := json.Unmarshal([]byte(line), &t); err != nil {
+				b.Fatal(err)
+			}
+			key := state + " " + t.Call
+			if have, ok := best[key]; !ok || t.Min < have {
+				best[key] = t.Min
+			}
+		}
+	}
+	for range 3 {
+		call("plain")
+		m.apply(b, file)
+		call("ksplice")
+		m.undo(b, m.id(b, file))
+		m.livepatch(b, "/tmp/livepatch.ko")
+		call("livepatch")
+		m.unlivepatch(b)
+	}
+	added := func(state string) float64 { return best[state+" getppid"] - best["plain getppid"] }
+	for _, state := range []string{"plain", "ksplice", "livepatch"} {
+		m.row("getppid(), fastest of 45 rounds: "+state, "%.0f ns (getuid, never patched: %.0f ns)", best[state+" getppid"], best[state+" getuid"])
+	}
+	m.row("  what the redirect adds", "ksplice %.1f ns, livepatch %.1f ns: %.0f%%", added("ksplice"), added("livepatch"), 100*added("ksplice")/added("livepatch"))
 }

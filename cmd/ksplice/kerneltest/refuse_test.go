@@ -129,21 +129,35 @@ func (l *lab) livepatched(t *testing.T, file string) {
 	if err := l.WriteFile("/tmp/livepatch.ko", b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	l.MustRun(t, "insmod", "/tmp/livepatch.ko")
+	l.livepatch(t, "/tmp/livepatch.ko")
 	l.must(t, exitRefused, "livepatch", "check", file)
 	l.must(t, exitRefused, "livepatch", "apply", file)
-	const control = "/sys/kernel/livepatch/livepatch_getppid"
+	l.unlivepatch(t)
+	l.must(t, exitOK, "fits", "check", file)
+}
+
+// livepatchControl is the directory of examples/livepatch's module.
+const livepatchControl = "/sys/kernel/livepatch/livepatch_getppid"
+
+// livepatch loads the livepatch module and waits until it is in force.
+func (l *lab) livepatch(t testing.TB, ko string) {
+	t.Helper()
+	l.MustRun(t, "insmod", ko)
 	poll(t, "the livepatch to be in", func() bool {
-		r, err := l.Run(t.Context(), "sh", "-c", "[ $(cat "+control+"/transition) = 0 ]")
+		r, err := l.Run(t.Context(), "sh", "-c", "[ $(cat "+livepatchControl+"/transition) = 0 ]")
 		return err == nil && r.Exit == 0
 	})
-	l.MustRun(t, "sh", "-c", "echo 0 > "+control+"/enabled")
+}
+
+// unlivepatch takes it away.
+func (l *lab) unlivepatch(t testing.TB) {
+	t.Helper()
+	l.MustRun(t, "sh", "-c", "echo 0 > "+livepatchControl+"/enabled")
 	poll(t, "the livepatch to go", func() bool {
-		r, err := l.Run(t.Context(), "test", "-e", control)
+		r, err := l.Run(t.Context(), "test", "-e", livepatchControl)
 		return err == nil && r.Exit != 0
 	})
 	l.MustRun(t, "rmmod", "livepatch_getppid")
-	l.must(t, exitOK, "fits", "check", file)
 }
 
 // otherObjects matches objects of a unit that were compiled as the kernel's own, and with another option.
