@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -38,7 +40,18 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 			m := &u.Manifest
 			text := u.Files[m.Patch.File]
 			if extract != "" {
-				return extractTo(extract, u)
+				files, err := extractTo(extract, u)
+				if err != nil {
+					return err
+				}
+				return e.result(files, func(w io.Writer) {
+					for _, f := range files {
+						fmt.Fprintf(w, "wrote\t%s\n", f)
+					}
+				})
+			}
+			if patch && e.json {
+				return e.result(map[string]string{"patch_text": string(text)}, nil)
 			}
 			if patch {
 				_, err := e.out.Write(text)
@@ -63,6 +76,9 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
 				fmt.Fprintf(w, "kernel\t%s\t%s\n", m.Kernel.Release, m.Kernel.Banner)
 				fmt.Fprintf(w, "\tversion\t%s\n", m.Kernel.Version)
+				if m.Kernel.BuildID != "" {
+					fmt.Fprintf(w, "\tbuild id\t%s\n", m.Kernel.BuildID)
+				}
 				fmt.Fprintf(w, "made by\tbackend %s\tarchitecture %s, %s\n", m.Toolchain.Backend, m.Toolchain.Arch, m.Toolchain.CompilerVersion)
 				for _, b := range m.Base {
 					fmt.Fprintf(w, "stands on\t%s\t\n", b)
@@ -85,23 +101,26 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 	}
 }
 
-// extractTo writes the members of an update below a directory. Existing files are not overwritten.
-func extractTo(dir string, u *update.Update) error {
-	for name, content := range u.Files {
+// extractTo writes the members of an update below a directory and returns their paths. Existing files are not overwritten.
+func extractTo(dir string, u *update.Update) ([]string, error) {
+	var files []string
+	for _, name := range slices.Sorted(maps.Keys(u.Files)) {
+		content := u.Files[name]
 		path := filepath.Join(dir, filepath.FromSlash(name)) // members have local names, as update.ReadFile has seen
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("extract %s: %w", name, err)
+			return files, fmt.Errorf("extract %s: %w", name, err)
 		}
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
-			return fmt.Errorf("extract %s: %w", name, err)
+			return files, fmt.Errorf("extract %s: %w", name, err)
 		}
 		_, err = f.Write(content)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("extract %s: %w", name, err)
+			return files, fmt.Errorf("extract %s: %w", name, err)
 		}
+		files = append(files, path)
 	}
-	return nil
+	return files, nil
 }
 
 func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {

@@ -18,6 +18,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/pflag"
 
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/create"
 	"github.com/ksplice/ksplice/core/pluginhost"
 )
 
@@ -151,10 +153,24 @@ func (c *command) usage(w io.Writer, fs *pflag.FlagSet) {
 // fail prints the error, as people or programs read it, and returns the exit code.
 func (e *env) fail(c *command, err error) int {
 	code := exitCode(err)
+	var conflict *apply.ConflictError
+	var refused *create.RefusedError
 	if e.json && !e.printed { // standard output holds one value
-		_ = e.encode(map[string]any{"error": err.Error(), "exit_code": code})
+		v := map[string]any{"error": err.Error(), "exit_code": code}
+		switch {
+		case errors.As(err, &conflict):
+			v["conflicts"] = conflict.Conflicts
+		case errors.As(err, &refused):
+			v["reasons"] = refused.Reasons
+		}
+		_ = e.encode(v)
 	}
 	fmt.Fprintf(e.err, "ksplice %s: %v\n", c.name, err)
+	if e.verbose > 0 && errors.As(err, &conflict) {
+		for _, x := range conflict.Conflicts {
+			fmt.Fprintf(e.err, "  thread %d (%s) is in %s, at %#x\n", x.PID, x.Command, x.Function, x.Address)
+		}
+	}
 	if code == exitUsage {
 		fmt.Fprintf(e.err, "`ksplice %s --help` shows how it is used\n", c.name)
 	}

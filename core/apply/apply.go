@@ -83,7 +83,7 @@ func (e *ConflictError) Error() string {
 		return fmt.Sprintf("threads were in the affected functions at each of %d attempts; try again later", e.Attempts)
 	}
 	c := e.Conflicts[0]
-	s := fmt.Sprintf("process %d (%s) is in %s", c.PID, c.Command, c.Function)
+	s := fmt.Sprintf("thread %d (%s) is in %s", c.PID, c.Command, c.Function)
 	if n := len(e.Conflicts) - 1; n > 0 {
 		s += fmt.Sprintf(", and %d more", n)
 	}

@@ -6,7 +6,7 @@
 //	backends/NAME/       what a backend keeps, trees included
 //	work/TREE/N/         work trees: hard links to a tree, one run in each at a time
 //	objects/             objects by what they were made of
-//	facts/               facts by tree and expressions
+//	facts/               facts by tree and expressions, build ids
 //	scratch/             directories of single calls, removed with their run or by the next
 package build
 
@@ -24,6 +24,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -169,6 +170,38 @@ func (b *Builder) Facts(ctx context.Context, tree *backend.Tree, expressions []a
 		b.log.Warn("facts are not kept", "error", err)
 	}
 	return facts, nil
+}
+
+// BuildID is the GNU build id of the tree's kernel, in hexadecimal; empty where the backend has no image of it. Unpacking an
+// image takes seconds, so the answer is kept.
+func (b *Builder) BuildID(tree *backend.Tree) (string, error) {
+	if tree.Image == "" {
+		return "", nil
+	}
+	root, err := b.root()
+	if err != nil {
+		return "", err
+	}
+	st, err := os.Stat(tree.Image)
+	if err != nil {
+		return "", fmt.Errorf("the kernel's image: %w", err)
+	}
+	path := filepath.Join(root, "facts", digest(layout, tree.ID, "build id", tree.Image, fmt.Sprint(st.Size(), st.ModTime().UnixNano()))+".json")
+	var id string
+	if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &id) == nil && id != "" {
+		return id, nil
+	}
+	if id, err = kernel.BuildID(tree.Image); err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(id)
+	if err == nil {
+		err = writeFile(path, text)
+	}
+	if err != nil {
+		b.log.Warn("the build id is not kept", "error", err)
+	}
+	return id, nil
 }
 
 // Link has a module made. Tree, Name, Glue, Objects, Script and Provided are the caller's; the work directory is made here.

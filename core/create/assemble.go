@@ -30,7 +30,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	u := &update.Update{Files: map[string][]byte{"patch.diff": text}}
 	m := &u.Manifest
 	m.Description = r.o.Description
-	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, Banner: r.tree.Banner, Machine: r.tree.Machine}
+	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, BuildID: r.buildID, Banner: r.tree.Banner, Machine: r.tree.Machine}
 	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: r.tree.CompilerVersion}
 	m.Facts, m.Config = r.target.Facts, r.target.Config
 	m.Patch = update.Patch{File: "patch.diff", SHA256: update.Digest(text)}
@@ -40,7 +40,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	for _, b := range r.o.Base {
 		m.Base = append(m.Base, b.Manifest.ID)
 	}
-	pieces := [][]byte{[]byte(m.Kernel.Release), []byte(m.Kernel.Version), text, []byte(m.Description), []byte(strings.Join(m.Base, " "))}
+	pieces := [][]byte{[]byte(m.Kernel.Release), []byte(m.Kernel.Version), []byte(m.Kernel.BuildID), text, []byte(m.Description), []byte(strings.Join(m.Base, " "))}
 	for _, x := range units {
 		pieces = append(pieces, []byte(x.Object), x.pre.bytes, x.post.bytes)
 	}

@@ -108,6 +108,7 @@ type run struct {
 	tree    *backend.Tree
 	arch    arch.Arch
 	target  arch.Target // facts and configuration, without Module
+	buildID string
 	patches []*patch.Patch
 	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
 	post    map[string][]byte // the same after it; nil content: the file is gone
@@ -223,13 +224,16 @@ func (r *run) prepare(ctx context.Context) error {
 	if tree.Reused {
 		again = " (cached)"
 	}
-	r.o.Say("tree", fmt.Sprintf("ready in %.1f s%s", r.report.Tree.Seconds(), again))
+	r.o.Say("tree", "ready in "+seconds(r.report.Tree)+again)
 	for _, b := range r.o.Base {
 		if k := b.Manifest.Kernel; k.Release != tree.Release || k.Version != tree.Version {
 			return &RefusedError{[]string{fmt.Sprintf("update %s is for kernel %s (%s), not for %s (%s)", b.Manifest.ID, k.Release, k.Version, tree.Release, tree.Version)}}
 		}
 	}
 	if r.arch, r.o.ArchInfo, err = r.o.Arch(tree.Machine); err != nil {
+		return err
+	}
+	if r.buildID, err = r.o.Builder.BuildID(tree); err != nil {
 		return err
 	}
 	r.target, err = r.o.Builder.Target(ctx, tree, r.arch)
@@ -309,6 +313,14 @@ func (r *run) affected(ctx context.Context) error {
 	}
 	r.o.Say("patch", text)
 	return nil
+}
+
+// seconds writes a time for people: tenths matter only when it is short.
+func seconds(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return fmt.Sprintf("%.0f s", d.Seconds())
 }
 
 func count(n int, what string) string {

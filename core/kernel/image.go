@@ -86,27 +86,16 @@ func imageOf(f io.ReaderAt) (*Kernel, error) {
 	}
 	k := &Kernel{Identity: Identity{Machine: uint16(e.Machine)}, Modules: map[string]Module{}, order: e.ByteOrder}
 	var list []segment
-	var noteErr error
 	for _, p := range e.Progs {
-		switch p.Type {
-		case elf.PT_LOAD:
+		if p.Type == elf.PT_LOAD {
 			if p.Filesz > maxImage || p.Memsz > maxImage || p.Off > 1<<62 || p.Vaddr+p.Memsz < p.Vaddr {
 				return nil, fmt.Errorf("segment at %#x of %d bytes: %w", p.Vaddr, p.Memsz, ErrFormat)
 			}
 			list = append(list, segment{address: p.Vaddr, filesz: min(p.Filesz, p.Memsz), memsz: p.Memsz, offset: int64(p.Off)})
-		case elf.PT_NOTE:
-			n, err := readNotes(p, e.ByteOrder)
-			if err != nil {
-				noteErr = err
-				continue
-			}
-			if id := buildID(n); id != "" {
-				k.Identity.BuildID = id
-			}
 		}
 	}
-	if noteErr != nil && k.Identity.BuildID == "" {
-		return nil, noteErr
+	if k.Identity.BuildID, err = imageBuildID(e); err != nil {
+		return nil, err
 	}
 	memory := newSegments(f, list)
 	k.Memory = memory
@@ -115,6 +104,45 @@ func imageOf(f io.ReaderAt) (*Kernel, error) {
 	}
 	k.setRanges()
 	return k, k.readBanner()
+}
+
+// BuildID returns the GNU build id of a kernel image (vmlinux, or vmlinuz, which is unpacked), in hexadecimal; empty when it has none.
+func BuildID(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read the build id of a kernel image: %w", err)
+	}
+	defer f.Close()
+	r, err := Vmlinux(f)
+	if err != nil {
+		return "", fmt.Errorf("read the build id of %s: %w", path, err)
+	}
+	e, err := openELF(r)
+	if err != nil {
+		return "", fmt.Errorf("read the build id of %s: %w", path, err)
+	}
+	id, err := imageBuildID(e)
+	if err != nil {
+		return "", fmt.Errorf("read the build id of %s: %w", path, err)
+	}
+	return id, nil
+}
+
+// imageBuildID looks for the build id in all note segments; one that cannot be read matters only when no other has it.
+func imageBuildID(e *elf.File) (string, error) {
+	var bad error
+	for _, p := range e.Progs {
+		if p.Type != elf.PT_NOTE {
+			continue
+		}
+		list, err := readNotes(p, e.ByteOrder)
+		if err != nil {
+			bad = err
+		} else if id := buildID(list); id != "" {
+			return id, nil
+		}
+	}
+	return "", bad
 }
 
 // readNotes reads a note segment of at most 64 MiB.

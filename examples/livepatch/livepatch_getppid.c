@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * getppid() as patches/getppid-init.patch makes it, put in by the kernel's own
+ * getppid() as getppid-nop.patch makes it, put in by the kernel's own
  * livepatch: for comparing what a call costs, and for the test that a function
  * which livepatch has redirected is refused.
  *
@@ -22,11 +22,12 @@ static asmlinkage long livepatch_getppid(const struct pt_regs *regs)
 {
 	int pid;
 
+	asm volatile("nop");
 	rcu_read_lock();
 	pid = task_tgid_vnr(rcu_dereference(current->real_parent));
 	rcu_read_unlock();
 
-	return pid ? pid : 1;
+	return pid;
 }
 
 /* System calls are named by include/asm/syscall_wrapper.h of the architecture. */

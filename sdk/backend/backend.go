@@ -78,6 +78,9 @@ type Tree struct {
 	Config, Symvers string
 	// Compiler is the compiler's command, CompilerVersion what it calls itself, CompilerSHA256 the digest of the real compiler (cc1).
 	Compiler, CompilerVersion, CompilerSHA256 string
+	// Image is the path of the kernel's own image (vmlinuz or vmlinux), which tells the build id; empty where the backend
+	// cannot have it.
+	Image string
 	// Reused says that nothing had to be made.
 	Reused bool
 }

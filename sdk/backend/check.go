@@ -42,6 +42,9 @@ func checkTree(req *PrepareRequest, t *Tree) error {
 			return fmt.Errorf("the %s is %q, which is not absolute", what, file)
 		}
 	}
+	if t.Image != "" && !filepath.IsAbs(t.Image) {
+		return fmt.Errorf("the kernel's image is %q, which is not absolute", t.Image)
+	}
 	return nil
 }
 

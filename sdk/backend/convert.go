@@ -15,6 +15,7 @@ func treeTo(t *Tree) *pb.Tree {
 		Id: t.ID, Root: t.Root, Source: t.Source, Build: t.Build, Release: t.Release, Version: t.Version,
 		Banner: wire.Text(t.Banner), Arch: t.Arch, Machine: uint32(t.Machine), Config: t.Config, Symvers: t.Symvers,
 		Compiler: t.Compiler, CompilerVersion: wire.Text(t.CompilerVersion), CompilerSha256: t.CompilerSHA256, Reused: t.Reused,
+		Image: t.Image,
 	}
 }
 
@@ -29,6 +30,7 @@ func treeFrom(t *pb.Tree) (*Tree, error) {
 		Banner: t.GetBanner(), Arch: t.GetArch(), Machine: n.Uint16("Tree.Machine", t.GetMachine()),
 		Config: t.GetConfig(), Symvers: t.GetSymvers(),
 		Compiler: t.GetCompiler(), CompilerVersion: t.GetCompilerVersion(), CompilerSHA256: t.GetCompilerSha256(), Reused: t.GetReused(),
+		Image: t.GetImage(),
 	}, n.Err()
 }
 

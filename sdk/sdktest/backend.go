@@ -182,7 +182,11 @@ func (s *backendSuite) prepare(ctx context.Context) error {
 	s.tree = second
 	a, b := *first, *second
 	a.Reused, b.Reused = false, false
-	for _, file := range []string{filepath.Join(a.Source, "Makefile"), a.Config, a.Symvers} {
+	files := []string{filepath.Join(a.Source, "Makefile"), a.Config, a.Symvers}
+	if a.Image != "" {
+		files = append(files, a.Image)
+	}
+	for _, file := range files {
 		if _, err := os.Stat(file); err != nil {
 			bad = errors.Join(bad, fmt.Errorf("the tree is not complete: %w", err))
 		}

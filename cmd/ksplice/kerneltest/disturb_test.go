@@ -134,6 +134,22 @@ func (l *lab) asleep(t *testing.T, file string) {
 		same()
 		l.clean(t)
 	}
+	var refused struct {
+		Conflicts []struct {
+			PID               int
+			Command, Function string
+		}
+	}
+	r := l.ksplice(t, "apply", "--json", "-v", "--attempts", "1", file)
+	if err := json.Unmarshal([]byte(r.Stdout), &refused); err != nil || r.Exit != exitConflict {
+		t.Fatalf("apply --json: exit code %d, %v\n%s", r.Exit, err, r.Stdout)
+	}
+	if c := refused.Conflicts; len(c) != 1 || c[0].PID != sleeper.TID || c[0].Command != "exercise" || c[0].Function != e.Functions[0] {
+		t.Errorf("apply --json: conflicts %+v, want thread %d (exercise) in %s alone", c, sleeper.TID, e.Functions[0])
+	}
+	if want := fmt.Sprintf("thread %d (exercise) is in %s, at 0x", sleeper.TID, e.Functions[0]); !strings.Contains(r.Stderr, want) {
+		t.Errorf("apply -v: no %q in\n%s", want, r.Stderr)
+	}
 	if err := p.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}

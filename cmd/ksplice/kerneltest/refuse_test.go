@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"bytes"
 	"encoding/hex"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/build"
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
 )
@@ -75,6 +77,7 @@ func (l *lab) badFiles(t *testing.T, files map[string]string) {
 			l.must(t, exitRefused, name+".ksplice", command, "/share/"+name+".ksplice")
 		}
 	}
+	l.otherBuilds(t, good)
 	other := map[string]string{"6.1": "6.12", "6.12": "6.1"}[l.series()]
 	k := vmtest.MustFetch(t, other)
 	patch, err := examples.All[0].Patch(other)
@@ -89,6 +92,27 @@ func (l *lab) badFiles(t *testing.T, files map[string]string) {
 		t.Fatalf("create for %s: exit code %d\n%s%s", k.Release, exit, out, errs)
 	}
 	l.must(t, exitRefused, "another kernel", "apply", "/share/other.ksplice")
+}
+
+// otherBuilds gives apply updates for other builds of the same release: a rebuild changes the version or only the build id.
+func (l *lab) otherBuilds(t *testing.T, good []byte) {
+	for what, change := range map[string]func(k *update.Kernel){
+		"version":  func(k *update.Kernel) { k.Version += " rebuilt" },
+		"build id": func(k *update.Kernel) { k.BuildID = strings.Repeat("5a", len(k.BuildID)/2) },
+	} {
+		u, err := update.Read(bytes.NewReader(good))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u.Manifest.Kernel.BuildID == "" {
+			t.Fatal("the manifest has no build id")
+		}
+		change(&u.Manifest.Kernel)
+		if err := u.WriteFile(filepath.Join(l.share, "rebuilt.ksplice")); err != nil {
+			t.Fatal(err)
+		}
+		l.must(t, exitRefused, "another kernel: its "+what, "apply", "/share/rebuilt.ksplice")
+	}
 }
 
 // changedByte changes a byte of a function in the running kernel, as an intruder or a broken memory would.

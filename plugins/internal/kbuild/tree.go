@@ -4,7 +4,7 @@
 //
 // A tree on disk is a directory with three things: root, the kernel's sources with its configuration and generated headers
 // built in place; state, what was learned about it (the make environment, evaluated directories, includes, compiler
-// commands); and tree.json, which is written last and says that the tree is complete.
+// commands); and tree.json, which is written last and says that the tree is complete. Beside them may be vmlinuz, the kernel's image.
 package kbuild
 
 import (
@@ -24,12 +24,13 @@ import (
 
 // Layout is the version of the directory's layout and of the way objects are compiled. It is part of every tree's
 // identity: raise it with any change that makes old trees or objects wrong.
-const Layout = "4"
+const Layout = "5"
 
 const (
 	rootName  = "root"
 	stateName = "state"
 	treeName  = "tree.json"
+	imageName = "vmlinuz"
 )
 
 // Info is what tree.json holds.
@@ -62,6 +63,9 @@ type Tree struct {
 
 // Root is the kernel's source and build directory.
 func (t *Tree) Root() string { return filepath.Join(t.Dir, rootName) }
+
+// ImagePath is where the image of the kernel goes whose tree is at root.
+func ImagePath(root string) string { return filepath.Join(filepath.Dir(root), imageName) }
 
 func (t *Tree) state(name ...string) string {
 	return filepath.Join(append([]string{t.Dir, stateName}, name...)...)
@@ -106,13 +110,17 @@ func (t *Tree) Describe(ctx context.Context, reused bool) (*backend.Tree, error)
 		return nil, err
 	}
 	root := t.Root()
+	image := ImagePath(root)
+	if _, err := os.Stat(image); errors.Is(err, os.ErrNotExist) {
+		image = ""
+	}
 	return &backend.Tree{
 		ID:   digest(append([]string{Layout, t.Key}, tools.digests...)...),
 		Root: root, Source: root, Build: root,
 		Release: t.Release, Version: t.Version, Banner: t.Banner, Arch: t.Arch, Machine: t.Machine,
 		Config: filepath.Join(root, ".config"), Symvers: filepath.Join(root, "Module.symvers"),
 		Compiler: t.CC, CompilerVersion: tools.version, CompilerSHA256: tools.compiler,
-		Reused: reused,
+		Image: image, Reused: reused,
 	}, nil
 }
 

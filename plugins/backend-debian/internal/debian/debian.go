@@ -1,6 +1,6 @@
-// Package debian is the build backend for Debian's own kernels. A tree is made of three packages of one version: the sources
-// as patched by Debian (linux-source), what a build made of them (linux-headers) and the build tools (linux-kbuild). Nothing
-// is configured or compiled to prepare it. backend-debian serves it.
+// Package debian is the build backend for Debian's own kernels. A tree is made of packages of one version: the sources
+// as patched by Debian (linux-source), what a build made of them (linux-headers), the build tools (linux-kbuild), and the kernel
+// itself (linux-image), which tells the build id. Nothing is configured or compiled to prepare it. backend-debian serves it.
 package debian
 
 import (
@@ -107,7 +107,10 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 	if p.tools {
 		progress(plugin.Progress{Stage: "find", Message: fmt.Sprintf("%s %s stands in for version %s, which has left the archive", p.kbuild.Name, p.kbuild.Version, p.version)})
 	}
-	key := strings.Join([]string{p.release, p.source.SHA256, p.headers.SHA256, p.kbuild.SHA256}, " ")
+	if p.image.Name == "" {
+		progress(plugin.Progress{Stage: "find", Message: fmt.Sprintf("no package source has linux-image-%s in version %s: updates will name no build id", p.release, p.version)})
+	}
+	key := strings.Join([]string{p.release, p.source.SHA256, p.headers.SHA256, p.kbuild.SHA256, p.image.SHA256}, " ")
 	t, reused, err := store.Make(ctx, key, progress, func(root string) (*kbuild.Info, error) {
 		return b.fill(ctx, p, filepath.Join(req.CacheDir, "packages"), root, req, progress)
 	})
@@ -161,6 +164,9 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 	if realtime {
 		list = append(list, p.common)
 	}
+	if p.image.Name != "" {
+		list = append(list, p.image)
+	}
 	paths, err := fetch(ctx, debs, b.debs, list, progress)
 	if err != nil {
 		return nil, err
@@ -185,6 +191,9 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 	var patch []byte
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return unpackTools(gctx, tools, root) })
+	if p.image.Name != "" {
+		g.Go(func() error { return unpackImage(gctx, paths[len(paths)-1], p.release, kbuild.ImagePath(root)) })
+	}
 	g.Go(func() (err error) {
 		patch, err = unpackSource(gctx, source, root, progress)
 		return err

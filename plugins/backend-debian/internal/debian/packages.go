@@ -86,6 +86,8 @@ func parseShow(text string) []packageInfo {
 type plan struct {
 	release, version                string // `uname -r`; Debian's version
 	headers, common, kbuild, source packageInfo
+	// image has the kernel itself, of which the build id is wanted; without a name: the archive does not have it.
+	image packageInfo
 	// tools says that the build tools are of another version than the kernel.
 	tools bool
 }
@@ -185,6 +187,15 @@ func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
 			p.kbuild = *found
 		} else {
 			p.common = *found
+		}
+	}
+	images, err := a.show(ctx, "linux-image-"+p.release)
+	if err != nil {
+		return nil, err
+	}
+	for _, candidate := range images {
+		if candidate.Version == p.version {
+			p.image = candidate
 		}
 	}
 	if p.kbuild.Name == "" {

@@ -43,6 +43,7 @@ func TestFind(t *testing.T) {
 		"linux-headers-6.1.0-56-common": {"6.1.192-2", "6.1.192-1", "6.1.190-1"},
 		"linux-source-6.1":              {"6.1.192-2", "6.1.192-1", "6.1.190-1"},
 		"linux-kbuild-6.1":              {"6.1.192-2", "6.1.192-1"},
+		"linux-image-6.1.0-56-amd64":    {"6.1.192-2"},
 	}
 	uname := func(v string) string { return "#1 SMP PREEMPT_DYNAMIC Debian " + v + " (2026-11-16)" }
 	for _, tt := range []struct {
@@ -73,6 +74,10 @@ func TestFind(t *testing.T) {
 		}
 		if p.version != tt.version || p.source.Version != tt.version || p.headers.Version != tt.version || p.kbuild.Version != tt.kbuild || p.tools != (tt.kbuild != tt.version) {
 			t.Errorf("find(%s, %q) = %+v, want version %s with tools %s", tt.release, tt.uname, p, tt.version, tt.kbuild)
+		}
+		// An image of another version would give the wrong build id.
+		if want := tt.version == "6.1.192-2"; (p.image.Name != "") != want || want && p.image.Version != tt.version {
+			t.Errorf("find(%s, %q): image %+v, want one: %v", tt.release, tt.uname, p.image, want)
 		}
 	}
 }

@@ -250,10 +250,21 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 		return nil, err
 	}
 	tree, err := t.Describe(ctx, reused)
-	if err == nil && tree.Version == "" {
+	if err != nil {
+		return nil, err
+	}
+	if tree.Version == "" {
 		tree.Version = req.Version // nothing says otherwise; whether the code is the kernel's is proved before it is applied
 	}
-	return tree, err
+	if image := filepath.Join(b.build, "vmlinux"); exists(image) {
+		tree.Image = image
+	}
+	return tree, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // fill copies the source and makes it ready to compile units.

@@ -302,6 +302,7 @@ type Tree struct {
 	CompilerVersion string                 `protobuf:"bytes,13,opt,name=compiler_version,json=compilerVersion,proto3" json:"compiler_version,omitempty"`
 	CompilerSha256  string                 `protobuf:"bytes,14,opt,name=compiler_sha256,json=compilerSha256,proto3" json:"compiler_sha256,omitempty"`
 	Reused          bool                   `protobuf:"varint,15,opt,name=reused,proto3" json:"reused,omitempty"`
+	Image           string                 `protobuf:"bytes,16,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -439,6 +440,13 @@ func (x *Tree) GetReused() bool {
 		return x.Reused
 	}
 	return false
+}
+
+func (x *Tree) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
 }
 
 type UnitsRequest struct {
@@ -1249,7 +1257,7 @@ const file_ksplice_plugin_v1_backend_proto_rawDesc = "" +
 	"\fPrepareEvent\x129\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1b.ksplice.plugin.v1.ProgressH\x00R\bprogress\x121\n" +
 	"\x06result\x18\x02 \x01(\v2\x17.ksplice.plugin.v1.TreeH\x00R\x06resultB\a\n" +
-	"\x05event\"\x8c\x03\n" +
+	"\x05event\"\xa2\x03\n" +
 	"\x04Tree\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x16\n" +
@@ -1266,7 +1274,8 @@ const file_ksplice_plugin_v1_backend_proto_rawDesc = "" +
 	"\bcompiler\x18\f \x01(\tR\bcompiler\x12)\n" +
 	"\x10compiler_version\x18\r \x01(\tR\x0fcompilerVersion\x12'\n" +
 	"\x0fcompiler_sha256\x18\x0e \x01(\tR\x0ecompilerSha256\x12\x16\n" +
-	"\x06reused\x18\x0f \x01(\bR\x06reused\"\x82\x01\n" +
+	"\x06reused\x18\x0f \x01(\bR\x06reused\x12\x14\n" +
+	"\x05image\x18\x10 \x01(\tR\x05image\"\x82\x01\n" +
 	"\fUnitsRequest\x12+\n" +
 	"\x04tree\x18\x01 \x01(\v2\x17.ksplice.plugin.v1.TreeR\x04tree\x12\x19\n" +
 	"\bwork_dir\x18\x02 \x01(\tR\aworkDir\x12\x18\n" +
