@@ -211,6 +211,7 @@ type Refusal struct {
 var Refusals = []Refusal{
 	{"does-not-apply", "create", `fs/proc/uptime\.c: hunk 2 .*does not apply`},
 	{"layout", "create", `struct eventfd_ctx`},
+	{"layout-header", "create", `struct in_device`},
 	{"initialiser", "create", `pg_count_d: changed initialiser of live data`},
 	{"init-only", "create", `(?s)no function's object code changes.*proc_uptime_init`},
 	{"entry-text", "create", `\.entry\.text`},

@@ -22,8 +22,7 @@ import (
 type unit struct {
 	backend.Unit
 	pre, post *side
-	// extra says that the unit is only there to be matched: it has no differences.
-	result *diff.Result
+	result    *diff.Result
 }
 
 // side is a unit before or after the patch.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -85,4 +86,21 @@ func TestLayout(t *testing.T) {
 			t.Errorf("size of %s = %d, want %d", c.name, c.got, c.want)
 		}
 	}
+}
+
+// FuzzParseChange reads what the kernel module would never write: an error, or a change that says the same again.
+func FuzzParseChange(f *testing.F) {
+	f.Add("ffffffff81000000 120 ffffffffc0000000 5 jump ffffffff81000004 uptime_proc_show ksplice_1_vmlinux\n")
+	f.Add("0 0 0 0 0 0 0")
+	f.Add("-1 x 0 0 jump 0 a b")
+	f.Fuzz(func(t *testing.T, line string) {
+		c, err := parseChange(line)
+		if err != nil {
+			return
+		}
+		again, err := parseChange(fmt.Sprintf("%x %d %x %d %s %x %s %s", c.Code, c.Size, c.Replacement, c.Window, c.Kind, c.Address, c.Name, c.Part))
+		if err != nil || again != c {
+			t.Errorf("parseChange(%q) = %+v, then %+v, %v", line, c, again, err)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -216,6 +217,22 @@ func FuzzNotes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if list, err := notes(b, binary.LittleEndian); err == nil {
 			buildID(list)
+		}
+	})
+}
+
+// FuzzParseKprobes wants sorted addresses, none of them 0, or an error that says why.
+func FuzzParseKprobes(f *testing.F) {
+	f.Add("ffffffff81000040  r  twice+0x0    [DISABLED][FTRACE]\nffffffff81000010  k  alias+0x4  \n")
+	f.Add("0  k  a\n")
+	f.Add("ffffffffc0000000  k  a+0x4 m [GONE]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := parseKprobes(text)
+		if err != nil && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrHidden) {
+			t.Errorf("parseKprobes(%q): %v", text, err)
+		}
+		if !slices.IsSorted(list) || slices.Contains(list, 0) {
+			t.Errorf("parseKprobes(%q) = %#x", text, list)
 		}
 	})
 }

@@ -103,3 +103,30 @@ func TestIncluders(t *testing.T) {
 		t.Errorf("the rules are %v", x.rules)
 	}
 }
+
+// FuzzScanIncludes wants every include to be a name that is in the text.
+func FuzzScanIncludes(f *testing.F) {
+	f.Add([]byte("#include <a.h>\n# include \"b.h\"\n#define X_INCLUDE_FILE <c.h>\n"))
+	f.Add([]byte("#include <\n#include \"\\\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, i := range scanIncludes(text) {
+			if len(i) < 2 || i[0] != '<' && i[0] != '"' || !strings.Contains(string(text), i[1:]) {
+				t.Errorf("scanIncludes(%q) gives %q", text, i)
+			}
+		}
+	})
+}
+
+// FuzzScanMakefile wants every line to be a rule or an include of local names, so that none leads out of the tree.
+func FuzzScanMakefile(f *testing.F) {
+	f.Add("$(obj)/%.o: $(srctree)/a/%.c FORCE\nccflags-y += -include $(src)/mine.h\n")
+	f.Add("$(obj)/../../../%.o: $(src)/../../../x/%.c\n-include ../../y.h\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, line := range scanMakefile("drivers/xe/Makefile", text) {
+			parts := strings.Split(line, "\t")
+			if len(parts) < 2 || parts[0] != "=" && parts[0] != "-" || parts[0] == "=" && len(parts) != 3 {
+				t.Errorf("scanMakefile(%q) gives %q", text, line)
+			}
+		}
+	})
+}

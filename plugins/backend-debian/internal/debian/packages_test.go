@@ -81,3 +81,16 @@ func TestFind(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseShow wants every package that parseShow gives to be one that can be fetched and checked.
+func FuzzParseShow(f *testing.F) {
+	f.Add("Package: a\nVersion: 1\nSHA256: ab\nSize: 5\n\nPackage: b\n")
+	f.Add("Package: a\n b: c\nVersion:\nSize: -1\nSHA256: ab")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, p := range parseShow(text) {
+			if p.Name == "" || p.Version == "" || p.SHA256 == "" || strings.ContainsAny(p.Name+p.Version, "\n") {
+				t.Errorf("parseShow(%q) gives %+v", text, p)
+			}
+		}
+	})
+}

@@ -1,0 +1,160 @@
+package kerneltest
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ksplice/ksplice/core/vmtest"
+	"github.com/ksplice/ksplice/examples"
+)
+
+// TestCreate makes updates of the same patch in several ways, which must give the same bytes, and one that must be given up
+// early. No guest is booted but for the update that backend-kbuild makes.
+func TestCreate(t *testing.T) {
+	eachSeries(t, func(t *testing.T, series string) {
+		l := prepare(t, series)
+		e, err := examples.Get("uptime-words")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := l.example(t, e) // and the tree is ready
+		want, err := os.ReadFile(filepath.Join(l.share, filepath.Base(first)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch := filepath.Join(l.share, "uptime-words.patch")
+		t.Run("same bytes", func(t *testing.T) { l.sameBytes(t, patch, want) })
+		t.Run("header", func(t *testing.T) { l.headerLayout(t) })
+		t.Run("vanilla tree", func(t *testing.T) { l.vanilla(t, e, patch) })
+	})
+}
+
+// userCache is where ksplice keeps trees unless told otherwise.
+func userCache(t *testing.T) string {
+	t.Helper()
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "ksplice")
+}
+
+// freshCache makes a cache that has the user's trees and nothing else. It lies beside them: trees are linked into it.
+func freshCache(t *testing.T) string {
+	t.Helper()
+	user := userCache(t)
+	dir, err := os.MkdirTemp(user, "test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Symlink(filepath.Join(user, "backends"), filepath.Join(dir, "backends")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// sameBytes makes the update again: two at once in one new cache, and, when everything is asked for, with a tree that is prepared anew
+// at another place.
+func (l *lab) sameBytes(t *testing.T, patch string, want []byte) {
+	cache := freshCache(t)
+	runs := map[string][]string{"one": {"--cache", cache, "--jobs", "1"}, "other": {"--cache", cache}}
+	if os.Getenv(allVariable) == "1" {
+		runs["elsewhere"] = []string{"--cache", t.TempDir()}
+	}
+	var g errgroup.Group
+	for name, args := range runs {
+		g.Go(func() error {
+			file := filepath.Join(l.share, name+".ksplice")
+			out, errs, exit := l.host(t, append([]string{"create", "--patch", patch, "--kernel", l.kernel.Release, "-o", file}, args...)...)
+			if exit != exitOK {
+				t.Errorf("%s: exit code %d\n%s%s", name, exit, out, errs)
+				return nil
+			}
+			got, err := os.ReadFile(file)
+			if err == nil && !bytes.Equal(got, want) {
+				t.Errorf("%s: the update differs from the first: %d bytes, %d", name, len(got), len(want))
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// headerLayout changes a structure in a header that many units include: their number is said, and one unit is compiled.
+func (l *lab) headerLayout(t *testing.T) {
+	text, err := examples.Refusal{Name: "layout-header"}.Patch(l.series())
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := filepath.Join(l.share, "layout-header.patch")
+	if err := os.WriteFile(patch, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cache := freshCache(t)
+	out, errs, exit := l.host(t, "create", "--patch", patch, "--kernel", l.kernel.Release, "--cache", cache, "-o", filepath.Join(l.share, "header.ksplice"))
+	if exit != exitRefused || !regexp.MustCompile(`struct in_device changes \(include/linux/inetdevice\.h`).MatchString(errs) {
+		t.Errorf("create: exit code %d\n%s%s", exit, out, errs)
+	}
+	m := regexp.MustCompile(`(?m)^patch .* (\d+) translation units \(those that include the patched headers\)$`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("the number of units is not said: %s", out)
+	}
+	if n, err := strconv.Atoi(m[1]); err != nil || n < 50 {
+		t.Errorf("%s units include the header, want 50 or more", m[1])
+	}
+	objects, err := filepath.Glob(filepath.Join(cache, "objects", "*", "*", "*.o"))
+	if err != nil || len(objects) != 2 {
+		t.Errorf("%d objects were compiled (%v), want one unit before and after", len(objects), err)
+	}
+}
+
+// vanilla makes the update with backend-kbuild from a source tree in which nothing was ever built, and applies it to the kernel.
+func (l *lab) vanilla(t *testing.T, e examples.Example, patch string) {
+	if os.Getenv(allVariable) != "1" {
+		t.Skipf("SKIPPED: it prepares a kernel tree from nothing; set $%s=1 (`make road`)", allVariable)
+	}
+	source := l.unpackSource(t)
+	file := filepath.Join(l.share, "vanilla.ksplice")
+	out, errs, exit := l.host(t, "create", "--patch", patch, "--kernel", l.kernel.Release, "-o", file, "--cache", t.TempDir(), "--backend", "kbuild",
+		"--backend-option", "source="+source, "--backend-option", "build="+l.kernel.KDir)
+	if exit != exitOK {
+		t.Fatalf("create: exit code %d\n%s%s", exit, out, errs)
+	}
+	t.Logf("%s", out)
+	l.boot(t, vmtest.Options{})
+	l.setUp(t, &e)
+	l.sees(t, &e.Show[0], "old")
+	l.apply(t, "/share/vanilla.ksplice")
+	l.sees(t, &e.Show[0], "new")
+	l.undo(t, l.id(t, "/share/vanilla.ksplice"))
+	l.sees(t, &e.Show[0], "old")
+	l.clean(t)
+}
+
+// unpackSource unpacks the sources of the kernel as their package brings them.
+func (l *lab) unpackSource(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, argv := range [][]string{
+		{"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "linux-source-" + l.series() + "=" + l.kernel.Version},
+		{"sh", "-c", "dpkg-deb --fsys-tarfile *.deb | tar -x --wildcards './usr/src/linux-source-*.tar.xz'"},
+		{"sh", "-c", "mkdir source && tar -xJf usr/src/linux-source-*.tar.xz -C source --strip-components=1"},
+	} {
+		cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
+		}
+	}
+	return filepath.Join(dir, "source")
+}
