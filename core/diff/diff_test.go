@@ -122,6 +122,11 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// fault is a function with an entry in the exception table.
+func fault(name string) string {
+	return `noinline int ` + name + `(int *p) { int x; asm volatile("1: mov (%1), %0\n2:\n.pushsection __ex_table,\"a\"\n.long 1b - ., 2b - ., 3\n.popsection\n" : "=r"(x) : "r"(p)); return x; } `
+}
+
 func TestClosure(t *testing.T) {
 	tests := []struct {
 		name, pre, post      string
@@ -151,6 +156,18 @@ func TestClosure(t *testing.T) {
 			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 3; }`,
 			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 5; }`,
 			[]string{".sched.text"}, nil, nil},
+		{"table entries of changed code, not of other code",
+			fault("g") + `int f(int x) { return x; }`,
+			fault("g") + fault("n") + `int f(int x) { return n(&x) + 2; }`,
+			[]string{"__ex_table", ".text.n", ".text.f"}, []string{"n"}, nil},
+		{"new per-CPU variable, of which no address is taken",
+			`int f(int x) { return x; }`,
+			`section(".data..percpu") int hits; int f(int x) { asm("incl %%gs:%0" : "+m"(hits)); return x; }`,
+			[]string{".text.f", ".data..percpu"}, []string{"hits"}, nil},
+		{"new export",
+			`int f(int x) { return x; }`,
+			`int n(int x) { return ext(x) + 1; } asm(".section \"___ksymtab+n\",\"a\"\n.long n - .\n"); int f(int x) { return x + 2; }`,
+			[]string{".text.n", ".text.f"}, []string{"n"}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -206,5 +223,31 @@ func TestClosureOfRefused(t *testing.T) {
 	_, err := compare(t, `int v = 1;`, `int v = 2;`).Closure()
 	if err == nil || !strings.Contains(err.Error(), "changed initialiser of live data") {
 		t.Errorf("Closure: error %v, want one that names the initialiser", err)
+	}
+}
+
+// TestTableOwner wants the entry that goes along to be that of the changed function, though another's comes first.
+func TestTableOwner(t *testing.T) {
+	c, err := compare(t, fault("g")+fault("f"), fault("g")+fault("f")+`int h(int *p) { return f(p) + 1; }`+strings.Replace(fault("k"), ", 3", ", 1", 1)).Closure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var owners []string
+	for _, p := range c.Pieces {
+		if p.Table {
+			owners = append(owners, fmt.Sprintf("%s at %d of %s", p.Section.Name, p.Start, p.Owner.Section.Name))
+		}
+	}
+	if d := cmp.Diff([]string{"__ex_table at 24 of .text.k"}, owners); d != "" {
+		t.Errorf("entries: (-want +got)\n%s", d)
+	}
+}
+
+// TestUncarried: a set of BTF ids is numbered by the kernel's final link; new code cannot bring one of its own.
+func TestUncarried(t *testing.T) {
+	_, err := compare(t, `int f(int x) { return x; }`,
+		`asm(".section .BTF_ids,\"a\"\n.type ids,@object\nids: .zero 8\n.size ids,8\n.previous"); extern char ids[]; int f(int x) { use(ids); return x; }`).Closure()
+	if err == nil || !strings.Contains(err.Error(), "section .BTF_ids, which cannot be carried in a part") {
+		t.Errorf("Closure: error %v, want one that names the section", err)
 	}
 }
