@@ -186,10 +186,11 @@ func (c *comparison) namedTarget(at uint64, name string, run uint64) {
 }
 
 // thunk obliges a run address to be a thunk for indirect branches through a register. Those of Indirect Target Selection
-// lie in pages that no symbol names, where modules live (arch/x86/kernel/alternative.c:its_alloc).
+// lie in pages that no symbol names, where modules live, each with its last byte in the upper half of a cache line
+// (arch/x86/kernel/alternative.c:its_alloc, its_allocate_thunk).
 func (c *comparison) thunk(at uint64, reg int, run uint64) {
-	if run >= c.layout.modules {
-		c.oblige(arch.Obligation{Kind: arch.ObligationCode, At: at, Address: run, Forms: [][]byte{forms.ITSThunk(reg)}})
+	if code := forms.ITSThunk(reg); run >= c.layout.modules && (run+uint64(len(code))-1)%64 >= 32 {
+		c.oblige(arch.Obligation{Kind: arch.ObligationCode, At: at, Address: run, Forms: [][]byte{code}})
 		return
 	}
 	c.oblige(arch.Obligation{Kind: arch.ObligationSymbol, At: at, Address: run, Names: forms.ThunkNames(reg)})

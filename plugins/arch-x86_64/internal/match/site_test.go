@@ -79,6 +79,10 @@ func TestRetpoline(t *testing.T) {
 			{Kind: arch.ObligationSymbol, At: 0, Address: textAt, Names: forms.ThunkNames(0)},
 			{Kind: arch.ObligationCode, At: 5, Address: moduleAt, Forms: [][]byte{{0x41, 0xff, 0xe3, 0xcc}}},
 			{Kind: arch.ObligationCode, At: 11, Address: moduleAt, Forms: [][]byte{{0xff, 0xe0, 0xcc}}}}})
+	// A thunk whose last byte is in the lower half of its cache line is none of those: it needs a name.
+	const low = moduleAt - 0x20
+	want(t, one(t, u, f, objtest.Hex(t, "ff d0 0f 1f 00 2e e8"+rel(7, low)+"ff e0 cc 66 90 cc"), false),
+		arch.MatchResult{RunSize: 17, Sites: sites, Obligations: []arch.Obligation{{Kind: arch.ObligationSymbol, At: 5, Address: low, Names: forms.ThunkNames(11)}}})
 	refused(t, one(t, u, f, objtest.Hex(t, "ff d1 0f 1f 00 0f ae e8 41 ff d3 ff e0 cc 66 90 cc"), false), 0, "indirect branch")
 }
 
