@@ -1,6 +1,6 @@
 // Command demo shows a hot update, end to end, on Debian's newest kernel of a series: it makes an update from a patch,
 // boots the kernel in a virtual machine, and shows what a program there sees before, after apply, and after undo, while
-// another program uses the patched code in a loop. It fails when anything is not as it should be. `make demo` runs it.
+// other programs use the patched code in a loop. It fails when anything is not as it should be. `make demo` runs it.
 package main
 
 import (
@@ -23,9 +23,10 @@ const (
 	patchFile = "examples/patches/proc-version.patch" // from the directory of the source tree
 	added     = "Updated while running"               // what the patch adds to what the program sees
 	limit     = 15 * time.Minute                      // for all of it, downloads included
+	readers   = 3                                     // programs that use the patched code all the while
 )
 
-// loop is the program that runs all the while: it ends as soon as it cannot read the version.
+// loop is what each reader runs: it ends as soon as it cannot read the version.
 const loop = `n=0; while read -r line < /proc/version; do n=$((n+1)); [ $((n % 100)) != 0 ] || echo $n; done; echo failed after $n`
 
 func main() {
@@ -107,9 +108,13 @@ func demo(ctx context.Context, series string) error {
 
 // inGuest is what happens in the machine.
 func inGuest(ctx context.Context, g *vmtest.Guest) error {
-	busy, err := g.Start(ctx, "sh", "-c", loop)
-	if err != nil {
-		return err
+	var busy []*vmtest.Process
+	for range readers {
+		p, err := g.Start(ctx, "sh", "-c", loop)
+		if err != nil {
+			return err
+		}
+		busy = append(busy, p)
 	}
 	old, err := show(ctx, g, "cat", "/proc/version")
 	if err != nil {
@@ -151,17 +156,29 @@ func inGuest(ctx context.Context, g *vmtest.Guest) error {
 			return fmt.Errorf("after `%s` /proc/version reads %q", strings.Join(step.argv, " "), now)
 		}
 	}
-	select {
-	case <-busy.Done():
-		return fmt.Errorf("the program that read /proc/version all the while ended: %s", busy.Output())
-	default:
+	return end(busy)
+}
+
+// end ends the readers, which must have read all the while and never failed.
+func end(busy []*vmtest.Process) error {
+	var counts []string
+	for _, p := range busy {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("a program that read /proc/version all the while ended: %s", p.Output())
+		default:
+		}
+		lines := strings.Fields(p.Output())
+		if len(lines) == 0 {
+			return errors.New("a program that reads /proc/version all the while has not read it a hundred times")
+		}
+		counts = append(counts, lines[len(lines)-1])
+		if err := p.Kill(); err != nil {
+			return err
+		}
 	}
-	lines := strings.Fields(busy.Output())
-	if len(lines) == 0 {
-		return errors.New("the program that reads /proc/version all the while has not read it a hundred times")
-	}
-	fmt.Printf("\na program has read /proc/version %s times all the while, and never failed\n", lines[len(lines)-1])
-	return busy.Kill()
+	fmt.Printf("\n%d programs have read /proc/version %s times all the while, and never failed\n", len(busy), strings.Join(counts, ", "))
+	return nil
 }
 
 // show runs a program in the guest and shows its command line and its output, which it returns.

@@ -126,7 +126,20 @@ func Decode(code []byte) (Inst, error) {
 	case in.asm.Len != in.Len:
 		return Inst{}, fail(b, fmt.Errorf("%w: the decoders find lengths %d and %d", ErrUnknown, in.Len, in.asm.Len))
 	}
+	if in.DispSize == 4 {
+		signDisplacements(&in.asm)
+	}
 	return in, nil
+}
+
+// signDisplacements makes displacements of four bytes signed, as the processor takes them; x86asm has them unsigned.
+func signDisplacements(in *x86asm.Inst) {
+	for k, a := range in.Args {
+		if m, ok := a.(x86asm.Mem); ok {
+			m.Disp = int64(int32(uint32(m.Disp)))
+			in.Args[k] = m
+		}
+	}
 }
 
 // x86decode calls x86asm and turns a panic on bytes it cannot bear into an error.

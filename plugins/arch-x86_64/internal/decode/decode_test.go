@@ -95,3 +95,22 @@ func TestTarget(t *testing.T) {
 		}
 	}
 }
+
+// TestText wants displacements as people know them.
+func TestText(t *testing.T) {
+	for code, want := range map[string]string{
+		"48 8b 85 78 ff ff ff":    "mov -0x88(%rbp),%rax",
+		"48 8b 45 f8":             "mov -0x8(%rbp),%rax",
+		"48 8b 05 f9 ff ff ff":    "mov -0x7(%rip),%rax",
+		"48 8b 84 24 78 00 00 00": "mov 0x78(%rsp),%rax",
+	} {
+		b, err := hex.DecodeString(strings.ReplaceAll(code, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := Decode(b)
+		if err != nil || in.Text(0) != want {
+			t.Errorf("%s: %q, %v; want %q", code, in.Text(0), err, want)
+		}
+	}
+}
