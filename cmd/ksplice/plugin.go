@@ -11,7 +11,7 @@ func pluginCommand() *command {
 		name: "plugin", args: "list", summary: "list the plugins that ksplice finds",
 		help: `Looks through the directories for plugins and asks each who it is. A plugin that would not be used is
 listed with the reason. The directories are those of the configuration, then $KSPLICE_PLUGIN_PATH, then those that
-belong to the installation.`,
+belong to the installation. With -v the digests are shown too, for the configuration's pins.`,
 		example: "ksplice plugin list",
 		run: func(ctx context.Context, e *env, args []string) error {
 			if len(args) != 1 || args[0] != "list" {
@@ -30,6 +30,9 @@ belong to the installation.`,
 						continue
 					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%s\t%s\n", f.Info.Kind, f.Info.Name, f.Info.Version, f.Info.Protocols, f.Path, f.Info.Description)
+					if e.verbose > 0 {
+						fmt.Fprintf(w, "\t\t\t\tsha256 %s\t\n", f.SHA256)
+					}
 				}
 			})
 		},
