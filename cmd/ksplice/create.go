@@ -206,5 +206,6 @@ func (e *env) backend(ctx context.Context, f *builderFlags) (backend.Backend, pl
 		return nil, plugin.Info{}, &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "there is no build backend",
 			Detail: "`ksplice plugin list` shows what is found and where it is looked for"}
 	}
-	return nil, plugin.Info{}, &create.RefusedError{Reasons: []string{fmt.Sprintf("no backend can build kernel %s:\n%v", f.kernel, reasons)}}
+	return nil, plugin.Info{}, &create.RefusedError{Reasons: []create.Reason{{Kind: create.ReasonKernel,
+		Text: fmt.Sprintf("no backend can build kernel %s:\n%v", f.kernel, reasons)}}}
 }

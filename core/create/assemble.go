@@ -119,7 +119,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 	}
 	out, err := part.Build(&in)
 	if err != nil {
-		return nil, nil, &RefusedError{[]string{err.Error()}}
+		return nil, nil, refuse(ReasonUnsupported, err.Error())
 	}
 	var objects []string
 	for i, f := range append(out.Objects, out.Description) {
@@ -155,7 +155,7 @@ func (r *run) fixup(ctx context.Context, u *unit, c *diff.Closure) (*arch.FixupR
 		reasons = append(reasons, u.Object+": "+resp.Refusals[i].Error())
 	}
 	if len(reasons) > 0 {
-		return nil, &RefusedError{reasons}
+		return nil, refuse(ReasonUnsupported, reasons...)
 	}
 	return resp, nil
 }
@@ -198,7 +198,7 @@ func (r *run) refuseRedirects(u *unit, symbols []uint32, names []string, redirec
 		}
 	}
 	if len(reasons) > 0 {
-		return &RefusedError{reasons}
+		return refuse(ReasonUnsupported, reasons...)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/build"
@@ -130,7 +129,7 @@ func (r *run) layout(group []*unit) error {
 		}
 	}
 	if len(reasons) > 0 {
-		return &RefusedError{reasons}
+		return refuse(ReasonState, reasons...)
 	}
 	return nil
 }
@@ -143,7 +142,7 @@ func (r *run) compare(ctx context.Context) error {
 	if err := r.layout(r.units); err != nil {
 		return err
 	}
-	var reasons []string
+	var reasons []Reason
 	changed := false
 	for _, u := range r.units {
 		u.pre.diff.Name, u.post.diff.Name = u.Object, u.Object
@@ -157,7 +156,11 @@ func (r *run) compare(ctx context.Context) error {
 			if x.Fix != "" {
 				text += "; " + x.Fix
 			}
-			reasons = append(reasons, text)
+			kind := ReasonUnsupported
+			if x.State {
+				kind = ReasonState
+			}
+			reasons = append(reasons, Reason{kind, text})
 		}
 		c := Changed{Source: u.Source, Module: u.Module}
 		for _, f := range res.Functions {
@@ -181,12 +184,12 @@ func (r *run) compare(ctx context.Context) error {
 		r.o.Say("changed", sayChanged(&c))
 	}
 	if len(reasons) > 0 {
-		sort.Strings(reasons)
+		sortReasons(reasons)
 		return &RefusedError{reasons}
 	}
 	if !changed {
 		why := "no function's object code changes: the running kernel would behave the same"
-		return &RefusedError{[]string{strings.Join(append([]string{why}, r.report.Notes...), "\n  ")}}
+		return refuse(ReasonNoEffect, strings.Join(append([]string{why}, r.report.Notes...), "\n  "))
 	}
 	return nil
 }

@@ -85,19 +85,6 @@ type Stage struct {
 	Time time.Duration `json:"time_ns"`
 }
 
-// RefusedError says why no update can be made of the patch. Every reason is listed, not only the first.
-type RefusedError struct {
-	Reasons []string
-}
-
-// Error implements error.
-func (e *RefusedError) Error() string {
-	if len(e.Reasons) == 1 {
-		return "the patch is refused: " + e.Reasons[0]
-	}
-	return fmt.Sprintf("the patch is refused for %d reasons:\n  %s", len(e.Reasons), strings.Join(e.Reasons, "\n  "))
-}
-
 // run is one run of the pipeline.
 type run struct {
 	o      Options
@@ -180,7 +167,7 @@ func (r *run) parse() error {
 	}
 	p, err := patch.Parse(r.o.Patch)
 	if err != nil {
-		return &RefusedError{[]string{err.Error()}}
+		return refuse(ReasonPatch, err.Error())
 	}
 	if r.o.Reverse {
 		p = p.Reverse()
@@ -198,11 +185,11 @@ func (r *run) parse() error {
 			code++
 		}
 	}
-	if len(reasons) == 0 && code == 0 {
-		reasons = append(reasons, "it touches no code")
-	}
 	if len(reasons) > 0 {
-		return &RefusedError{reasons}
+		return refuse(ReasonUnsupported, reasons...)
+	}
+	if code == 0 {
+		return refuse(ReasonNoEffect, "it touches no code")
 	}
 	if r.o.Description == "" {
 		r.o.Description = p.Subject()
@@ -227,7 +214,7 @@ func (r *run) prepare(ctx context.Context) error {
 	r.o.Say("tree", "ready in "+seconds(r.report.Tree)+again)
 	for _, b := range r.o.Base {
 		if k := b.Manifest.Kernel; k.Release != tree.Release || k.Version != tree.Version {
-			return &RefusedError{[]string{fmt.Sprintf("update %s is for kernel %s (%s), not for %s (%s)", b.Manifest.ID, k.Release, k.Version, tree.Release, tree.Version)}}
+			return refuse(ReasonKernel, fmt.Sprintf("update %s is for kernel %s (%s), not for %s (%s)", b.Manifest.ID, k.Release, k.Version, tree.Release, tree.Version))
 		}
 	}
 	if r.arch, r.o.ArchInfo, err = r.o.Arch(tree.Machine); err != nil {
@@ -262,7 +249,7 @@ func (r *run) applyPatches() error {
 		if err != nil {
 			var hunk *patch.HunkError
 			if errors.As(err, &hunk) || errors.Is(err, os.ErrNotExist) {
-				return &RefusedError{[]string{fmt.Sprintf("it does not apply to the source of %s: %v", r.tree.Banner, err)}}
+				return refuse(ReasonPatch, fmt.Sprintf("it does not apply to the source of %s: %v", r.tree.Banner, err))
 			}
 			return err
 		}
@@ -300,7 +287,7 @@ func (r *run) affected(ctx context.Context) error {
 		return err
 	}
 	if len(units) == 0 {
-		return &RefusedError{[]string{fmt.Sprintf("this kernel builds nothing of what it touches (%s)", strings.Join(paths, ", "))}}
+		return refuse(ReasonNotBuilt, fmt.Sprintf("this kernel builds nothing of what it touches (%s)", strings.Join(paths, ", ")))
 	}
 	sort.Slice(units, func(i, j int) bool { return units[i].Object < units[j].Object })
 	for i := range units {

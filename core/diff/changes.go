@@ -135,9 +135,9 @@ func (r *Result) datum(a, b *item, used bool) {
 	case constant(r.pre, a) && constant(r.post, b):
 		// Code that uses it counts as changed and takes the new constant along.
 	case a.size() != b.size():
-		r.refuse(c.Name, fmt.Sprintf("the datum's %s: the running kernel has the old one", why), "keep its size, or keep what is new in shadow fields or in a variable of its own")
+		r.refuseState(c.Name, fmt.Sprintf("the datum's %s: the running kernel has the old one", why), "keep its size, or keep what is new in shadow fields or in a variable of its own")
 	default:
-		r.refuse(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
+		r.refuseState(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
 			c.Range.Offset, c.Range.Offset+c.Range.Length, why), "set the new value in a hook, or leave the initialiser as it is")
 	}
 }

@@ -68,6 +68,8 @@ type Refusal struct {
 	Where string
 	// Reason says what is wrong, and Fix what to do, where something can be done.
 	Reason, Fix string
+	// State says that data which exist in the running kernel would have to change: code that carries them over could take it.
+	State bool
 }
 
 // Result says what differs between two objects. All lists are in order of name.
@@ -132,7 +134,11 @@ func (r *Result) sort() {
 }
 
 func (r *Result) refuse(where, reason, fix string) {
-	r.Refusals = append(r.Refusals, Refusal{where, reason, fix})
+	r.Refusals = append(r.Refusals, Refusal{Where: where, Reason: reason, Fix: fix})
+}
+
+func (r *Result) refuseState(where, reason, fix string) {
+	r.Refusals = append(r.Refusals, Refusal{where, reason, fix, true})
 }
 
 func (r *Result) note(format string, args ...any) {
