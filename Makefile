@@ -12,7 +12,7 @@ GO := .ci/env go
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
 
-.PHONY: build test demo bench corpus road soak lint kmod generate install clean setup help
+.PHONY: build test demo bench corpus eval road soak lint kmod generate install clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -41,9 +41,14 @@ corpus: setup build ## every patch of CORPUS=DIR applied to a booted kernel and 
 		KSPLICE_TEST_CORPUS_LIST="$(LIST)" KSPLICE_TEST_SERIES="$(SERIES)" \
 		$(GO) test -count=1 -run TestCorpus -v -timeout 180m ./cmd/ksplice/kerneltest
 
+# CORPUS=DIR, and where wanted KERNEL=RELEASE or a series, REVERSE=1 and LIST="NAME NAME". What has a result already is not done again.
+eval: setup build ## every patch of CORPUS=DIR down the whole road: a verdict for each, figures, a page of HTML below out/
+	@test -n "$(CORPUS)" || { echo "eval: say where the patches are: make eval CORPUS=DIR" >&2; exit 2; }
+	$(GO) run ./cmd/eval -corpus $(abspath $(CORPUS)) $(if $(filter command line,$(origin KERNEL)),-kernel $(KERNEL)) $(if $(REVERSE),-reverse) -list "$(LIST)"
+
 road: setup build ## every example on every kernel (make test takes six a kernel), and every form of the kernel
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 KSPLICE_TEST_SERIES="$(SERIES)" \
-		$(GO) test -count=1 -run 'TestRoad|TestForms' -v -timeout 180m ./cmd/ksplice/kerneltest
+		$(GO) test -count=1 -run "TestRoad|TestForms|TestCreate" -v -timeout 180m ./cmd/ksplice/kerneltest
 
 ROUNDS ?= 200
 soak: setup build ## ROUNDS (200) rounds of apply and undo under load, on every kernel

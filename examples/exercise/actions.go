@@ -25,6 +25,7 @@ var actions = map[string]action{
 	"getppid":    {"", getppid},
 	"log":        {"WORDS", log},
 	"write":      {"PATH TEXT", write},
+	"mixed":      {"", mixed},
 }
 
 // find returns the action that the arguments name, ready to be used; its text has no newline at the end.

@@ -5,6 +5,7 @@
 //	exercise loop [flags] ACTION [ARG...]                 use the code until SIGTERM and count what was seen
 //	exercise sleep                                        sleep in eventfd_read until SIGUSR1
 //	exercise trace KIND FUNCTION [MODULE]                 count calls until SIGTERM; SIGUSR1 prints the count
+//	exercise entered [-for TIME] [MODULE:]FUNCTION...     count calls of functions for a time
 //	exercise bench [flags]                                nanoseconds a call of getppid
 //	exercise vlan DEVICE ID                               make the VLAN device DEVICE.ID
 //
@@ -19,11 +20,11 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"do": do, "loop": loop, "sleep": sleep, "trace": trace, "bench": bench, "vlan": vlan,
+	"do": do, "loop": loop, "sleep": sleep, "trace": trace, "entered": entered, "bench": bench, "vlan": vlan,
 }
 
 // errUsage says that the arguments are wrong.
-var errUsage = errors.New("usage: exercise do|loop|sleep|trace|bench|vlan [ARG...]")
+var errUsage = errors.New("usage: exercise do|loop|sleep|trace|entered|bench|vlan [ARG...]")
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {

@@ -49,7 +49,16 @@ func kprobe(to target) (tracer, error) {
 	if err := mountTracing(); err != nil {
 		return nil, err
 	}
-	k := &kprobeTracer{"exercise", fmt.Sprintf("p%d", os.Getpid())}
+	k, err := kprobeNamed(to, fmt.Sprintf("p%d", os.Getpid()))
+	if err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// kprobeNamed makes a probe event of that name.
+func kprobeNamed(to target, name string) (*kprobeTracer, error) {
+	k := &kprobeTracer{"exercise", name}
 	place := to.function
 	if to.module != "" {
 		place = to.module + ":" + place
