@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/build"
@@ -32,24 +33,26 @@ type side struct {
 	diff     *diff.Object
 }
 
-// compile compiles all units before and after the patch. Where there are many, the first goes ahead of the others, so that
-// a change of layout is refused before the rest is compiled.
+// compile compiles all units before and after the patch. Where there are many, some go ahead of the others, so that a change of
+// layout is refused before the rest is compiled.
 func (r *run) compile(ctx context.Context) error {
-	groups := [][]*unit{r.units}
-	if len(r.units) > 1 {
-		groups = [][]*unit{r.units[:1], r.units[1:]}
+	ahead, err := r.ahead(ctx)
+	if err != nil {
+		return err
 	}
-	for i, g := range groups {
-		if err := r.compileGroup(ctx, g); err != nil {
+	rest := slices.DeleteFunc(slices.Clone(r.units), func(u *unit) bool { return slices.Contains(ahead, u) })
+	for _, u := range ahead {
+		if err := r.compileGroup(ctx, []*unit{u}); err != nil {
 			return err
 		}
-		if i == 0 {
-			if err := r.layout(g); err != nil {
-				return err
-			}
+		if err := r.layout([]*unit{u}); err != nil {
+			return err
 		}
 	}
-	return nil
+	if len(rest) == 0 {
+		return nil
+	}
+	return r.compileGroup(ctx, rest)
 }
 
 func (r *run) compileGroup(ctx context.Context, group []*unit) error {
@@ -66,9 +69,9 @@ func (r *run) compileGroup(ctx context.Context, group []*unit) error {
 		{"post", r.post, func(u *unit, s *side) { u.post = s }},
 	} {
 		r.stage(s.name)
-		objects, err := r.o.Builder.Compile(ctx, r.tree, build.CompileInput{Files: s.files, Units: units, Flags: flags, Jobs: r.o.Jobs}, r.o.Progress)
+		objects, err := r.objects(ctx, s.name, s.files, units, flags)
 		if err != nil {
-			return fmt.Errorf("compile %s: %w", s.name, err)
+			return err
 		}
 		for i, o := range objects {
 			if o.Cached {
@@ -82,6 +85,15 @@ func (r *run) compileGroup(ctx context.Context, group []*unit) error {
 		}
 	}
 	return nil
+}
+
+// objects compiles units with some files changed.
+func (r *run) objects(ctx context.Context, what string, files map[string][]byte, units []backend.Unit, flags []string) ([]build.Object, error) {
+	objects, err := r.o.Builder.Compile(ctx, r.tree, build.CompileInput{Files: files, Units: units, Flags: flags, Jobs: r.o.Jobs}, r.o.Progress)
+	if err != nil {
+		return nil, fmt.Errorf("compile %s: %w", what, err)
+	}
+	return objects, nil
 }
 
 // strip writes the object without debug information: what is compared, described and shipped.

@@ -90,7 +90,7 @@ func (l *lab) sameBytes(t *testing.T, patch string, want []byte) {
 	}
 }
 
-// headerLayout changes a structure in a header that many units include: their number is said, and one unit is compiled.
+// headerLayout changes a structure in a header that many units include: their number is said, and few units are compiled.
 func (l *lab) headerLayout(t *testing.T) {
 	text, err := examples.Refusal{Name: "layout-header"}.Patch(l.series())
 	if err != nil {
@@ -113,8 +113,8 @@ func (l *lab) headerLayout(t *testing.T) {
 		t.Errorf("%s units include the header, want 50 or more", m[1])
 	}
 	objects, err := filepath.Glob(filepath.Join(cache, "objects", "*", "*", "*.o"))
-	if err != nil || len(objects) != 2 {
-		t.Errorf("%d objects were compiled (%v), want one unit before and after", len(objects), err)
+	if err != nil || len(objects) > 4 {
+		t.Errorf("%d objects were compiled (%v), want two units at most, before and after: one tells the types, the other uses the changed one", len(objects), err)
 	}
 }
 
