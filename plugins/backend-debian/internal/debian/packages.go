@@ -21,15 +21,28 @@ type packageInfo struct {
 
 // archive answers questions about packages; tests have one of their own.
 type archive interface {
-	// show lists the versions of a package, the newest first. None is no error.
-	show(ctx context.Context, name string) ([]packageInfo, error)
+	// show lists the versions of packages, of each the newest first. None is no error. One call for many is much faster: apt reads
+	// all its lists each time.
+	show(ctx context.Context, names ...string) ([]packageInfo, error)
+}
+
+// of gives the versions of one package among several.
+func of(list []packageInfo, name string) []packageInfo {
+	var out []packageInfo
+	for _, p := range list {
+		if p.Name == name {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // apt asks the machine's package lists.
 type apt struct{}
 
-func (apt) show(ctx context.Context, name string) ([]packageInfo, error) {
-	cmd := exec.CommandContext(ctx, "apt-cache", "show", "--", name)
+func (apt) show(ctx context.Context, names ...string) ([]packageInfo, error) {
+	cmd := exec.CommandContext(ctx, "apt-cache", append([]string{"show", "--"}, names...)...)
+	name := strings.Join(names, ", ")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -123,40 +136,44 @@ func find(ctx context.Context, a archive, release, uname string) (*plan, error) 
 	if err != nil {
 		return nil, err
 	}
-	name := "linux-headers-" + release
-	headers, err := a.show(ctx, name)
+	name, image, source := "linux-headers-"+release, "linux-image-"+release, "linux-source-"+s
+	known, err := a.show(ctx, name, image, source)
 	if err != nil {
 		return nil, err
 	}
+	headers, images, sources := of(known, name), of(known, image), of(known, source)
 	if len(headers) == 0 {
 		return nil, missing(release, name, "", nil)
 	}
 	if m := versionText.FindStringSubmatch(uname); m != nil {
-		var of []packageInfo
+		var wanted []packageInfo
 		for _, h := range headers {
 			if h.Version == m[1] {
-				of = append(of, h)
+				wanted = append(wanted, h)
 			}
 		}
-		if len(of) == 0 {
+		if len(wanted) == 0 {
 			return nil, missing(release, name, m[1], headers)
 		}
-		headers = of
+		headers = wanted
 	} else if uname != "" {
 		return nil, &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release, Summary: "the kernel is not one of Debian's", Detail: fmt.Sprintf("its version is %q", uname)}
 	}
-	sources, err := a.show(ctx, "linux-source-"+s)
-	if err != nil {
-		return nil, err
-	}
 	for _, h := range headers {
 		for _, src := range sources {
-			if src.Version == h.Version {
-				return complete(ctx, a, &plan{release: release, version: h.Version, headers: h, source: src})
+			if src.Version != h.Version {
+				continue
 			}
+			p := &plan{release: release, version: h.Version, headers: h, source: src}
+			for _, i := range images {
+				if i.Version == h.Version {
+					p.image = i
+				}
+			}
+			return complete(ctx, a, p)
 		}
 	}
-	return nil, missing(release, "linux-source-"+s, headers[0].Version, sources)
+	return nil, missing(release, source, headers[0].Version, sources)
 }
 
 // dependency finds packages in a Depends field.
@@ -164,11 +181,17 @@ var dependency = regexp.MustCompile(`\b(linux-kbuild-[^\s,|]+|linux-headers-[^\s
 
 // complete adds the packages that the headers depend on.
 func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
-	for _, name := range dependency.FindAllString(p.headers.Depends, -1) {
-		list, err := a.show(ctx, name)
-		if err != nil {
-			return nil, err
-		}
+	names := dependency.FindAllString(p.headers.Depends, -1)
+	noTools := &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: p.headers.Name, Summary: "the package depends on no linux-kbuild package", Detail: "its dependencies: " + p.headers.Depends}
+	if len(names) == 0 {
+		return nil, noTools
+	}
+	known, err := a.show(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		list := of(known, name)
 		kbuild := strings.HasPrefix(name, "linux-kbuild-")
 		var found *packageInfo
 		for i, candidate := range list {
@@ -189,17 +212,8 @@ func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
 			p.common = *found
 		}
 	}
-	images, err := a.show(ctx, "linux-image-"+p.release)
-	if err != nil {
-		return nil, err
-	}
-	for _, candidate := range images {
-		if candidate.Version == p.version {
-			p.image = candidate
-		}
-	}
 	if p.kbuild.Name == "" {
-		return nil, &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: p.headers.Name, Summary: "the package depends on no linux-kbuild package", Detail: "its dependencies: " + p.headers.Depends}
+		return nil, noTools
 	}
 	return p, nil
 }

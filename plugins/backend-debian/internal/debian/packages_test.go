@@ -23,14 +23,16 @@ func TestParseShow(t *testing.T) {
 // lists is an archive: versions by package, the newest first.
 type lists map[string][]string
 
-func (l lists) show(_ context.Context, name string) ([]packageInfo, error) {
+func (l lists) show(_ context.Context, names ...string) ([]packageInfo, error) {
 	var out []packageInfo
-	for _, v := range l[name] {
-		p := packageInfo{Name: name, Version: v, SHA256: name + v}
-		if strings.HasPrefix(name, "linux-headers-") {
-			p.Depends = "linux-headers-6.1.0-56-common (= " + v + "), linux-kbuild-6.1 (>= " + v + "), gcc-12"
+	for _, name := range names {
+		for _, v := range l[name] {
+			p := packageInfo{Name: name, Version: v, SHA256: name + v}
+			if strings.HasPrefix(name, "linux-headers-") {
+				p.Depends = "linux-headers-6.1.0-56-common (= " + v + "), linux-kbuild-6.1 (>= " + v + "), gcc-12"
+			}
+			out = append(out, p)
 		}
-		out = append(out, p)
 	}
 	return out, nil
 }
