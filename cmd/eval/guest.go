@@ -25,8 +25,9 @@ const (
 )
 
 const (
-	memory    = 2048 // MiB of the guest
-	processes = "3"  // of the workload
+	memory    = 2048    // MiB of the guest
+	processes = "3"     // of the workload
+	pause     = "400ms" // between two uses of everything by one of them: the guest is emulated, and slow
 	// watched is how long replacements are watched while the workload runs.
 	watched = 3 * time.Second
 )
@@ -50,7 +51,7 @@ func (m *machine) boot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("load the ksplice module: %w", err)
 	}
-	if m.load, err = m.g.Start(ctx, guestUser, "loop", "-procs", processes, "-pause", "20ms", "-limit", "24h", "mixed"); err != nil {
+	if m.load, err = m.g.Start(ctx, guestUser, "loop", "-procs", processes, "-pause", pause, "-limit", "24h", "mixed"); err != nil {
 		return err
 	}
 	for !strings.Contains(m.load.Output(), `"ready":true`) {
