@@ -41,7 +41,7 @@ type Config struct {
 type Timeouts struct {
 	// Describe bounds `BINARY describe`; default 10 s.
 	Describe time.Duration
-	// Start bounds the handshake, and each call of the base service; default 30 s.
+	// Start bounds the handshake, and each call of the base service; default a minute.
 	Start time.Duration
 	// Call bounds calls without progress; default 10 min.
 	Call time.Duration
@@ -58,7 +58,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		other time.Duration
 	}{
 		{&t.Describe, 10 * time.Second},
-		{&t.Start, 30 * time.Second},
+		{&t.Start, time.Minute},
 		{&t.Call, 10 * time.Minute},
 		{&t.Build, 4 * time.Hour},
 		{&t.Cancel, 5 * time.Second},
