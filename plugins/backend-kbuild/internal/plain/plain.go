@@ -182,8 +182,18 @@ func configArch(path string) (string, error) {
 	return string(m[1]), nil
 }
 
-// buildRelease is what the build directory says it was built as; empty when nothing was built there.
+var releaseForm = regexp.MustCompile(`(?m)^#define UTS_RELEASE "(.*)"$`)
+
+// buildRelease is what the build directory says it was built as; empty when nothing was built there. What uname says is compiled in
+// from utsrelease.h; kernel.release can differ where a distribution packs the build (Debian's headers).
 func (b *Backend) buildRelease() (string, error) {
+	header, err := os.ReadFile(filepath.Join(b.build, "include/generated/utsrelease.h"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the build's release: %w", err)
+	}
+	if m := releaseForm.FindSubmatch(header); m != nil {
+		return string(m[1]), nil
+	}
 	text, err := os.ReadFile(filepath.Join(b.build, "include/config/kernel.release"))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
