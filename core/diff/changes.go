@@ -123,6 +123,10 @@ func (r *Result) data() {
 // datum compares a datum of run with what post makes of it. used says that code or other data refer to it.
 func (r *Result) datum(a, b *item, used bool) {
 	if x, y := dataClass(a), dataClass(b); x != y {
+		if why := misplaced(a, b); why != "" {
+			r.refuseState(b.name(), why, "keep it where it is, or give what is new a variable of its own")
+			return
+		}
 		r.note("%s moves from section %s to %s: the existing variable stays where it is", b.name(), x, y)
 	}
 	why := r.compare.items(a, b)
@@ -140,6 +144,22 @@ func (r *Result) datum(a, b *item, used bool) {
 		r.refuseState(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
 			c.Range.Offset, c.Range.Offset+c.Range.Length, why), "set the new value in a hook, or leave the initialiser as it is")
 	}
+}
+
+// misplaced says why new code could not use an existing datum that changes its section.
+func misplaced(a, b *item) string {
+	perCPU := func(i *item) bool { return strings.HasPrefix(dataClass(i), ".data..percpu") }
+	// mark_rodata_ro() protects .data..ro_after_init too, once the kernel has booted (arch/x86/mm/init_64.c).
+	protected := func(i *item) bool { return !i.writable() || dataClass(i) == ".data..ro_after_init" }
+	switch {
+	case perCPU(a) && !perCPU(b):
+		return "the datum is no per-CPU variable any more: in the running kernel it is"
+	case !perCPU(a) && perCPU(b):
+		return "the datum becomes a per-CPU variable: in the running kernel it is none"
+	case protected(a) && !protected(b):
+		return "the datum becomes writable: in the running kernel it is write-protected"
+	}
+	return ""
 }
 
 // dataClass is a data section's name without what -fdata-sections adds.
