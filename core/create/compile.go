@@ -2,6 +2,7 @@ package create
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -195,6 +196,7 @@ func (r *run) compare(ctx context.Context) error {
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
 	}
+	reasons = append(reasons, r.moved()...)
 	if len(reasons) > 0 {
 		sortReasons(reasons)
 		return &RefusedError{reasons}
@@ -204,6 +206,38 @@ func (r *run) compare(ctx context.Context) error {
 		return refuse(ReasonNoEffect, strings.Join(append([]string{why}, r.report.Notes...), "\n  "))
 	}
 	return nil
+}
+
+// moved refuses global functions and variables that a unit has new while another one of the same module, or of the kernel proper, had
+// them before: the running kernel has them there, and a second copy would live beside it.
+func (r *run) moved() []Reason {
+	var out []Reason
+	check := func(u *unit, name string, post *objfile.Symbol) {
+		if post == nil || post.Bind == elf.STB_LOCAL {
+			return
+		}
+		for _, o := range r.units {
+			if o == u || o.Module != u.Module {
+				continue
+			}
+			if y := o.pre.diff.File.Symbol(name); y != nil && y.Section != nil && y.Bind != elf.STB_LOCAL {
+				out = append(out, Reason{ReasonUnsupported, fmt.Sprintf("%s: %s moved here from %s: the running kernel has it there; keep it where it is", u.Object, name, o.Object)})
+			}
+		}
+	}
+	for _, u := range r.units {
+		for i := range u.result.Functions {
+			if f := &u.result.Functions[i]; f.Kind == diff.New {
+				check(u, f.Name, f.Post)
+			}
+		}
+		for i := range u.result.Data {
+			if d := &u.result.Data[i]; d.Kind == diff.New {
+				check(u, d.Name, d.Post)
+			}
+		}
+	}
+	return out
 }
 
 func sayChanged(c *Changed) string {
