@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -134,8 +136,14 @@ wants to know which kernel's: how large the entries of their tables are, differs
 			if err != nil {
 				return err
 			}
-			object := func(u *match.Unit) *diff.Object { return &diff.Object{Name: u.Name, File: u.File, Desc: u.Desc} }
-			r, err := diff.Compare(object(units[0]), object(units[1]))
+			var objects [2]*diff.Object
+			for i, u := range units {
+				objects[i] = &diff.Object{Name: u.Name, File: u.File, Desc: u.Desc}
+				if objects[i].Statics, err = semantic.Statics(args[i]); err != nil && !errors.Is(err, semantic.ErrNoTypes) {
+					return err
+				}
+			}
+			r, err := diff.Compare(objects[0], objects[1])
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package create
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"fmt"
@@ -158,7 +159,9 @@ func (r *run) compare(ctx context.Context) error {
 	var reasons []Reason
 	changed := false
 	for _, u := range r.units {
-		u.pre.diff.Name, u.post.diff.Name = u.Object, u.Object
+		if err := r.declarations(u); err != nil {
+			return fmt.Errorf("%s: %w", u.Object, err)
+		}
 		res, err := diff.Compare(u.pre.diff, u.post.diff)
 		if err != nil {
 			return fmt.Errorf("%s: %w", u.Object, err)
@@ -204,6 +207,21 @@ func (r *run) compare(ctx context.Context) error {
 	if !changed {
 		why := "no function's object code changes: the running kernel would behave the same"
 		return refuse(ReasonNoEffect, strings.Join(append([]string{why}, r.report.Notes...), "\n  "))
+	}
+	return nil
+}
+
+// declarations gives pre-post differencing what it needs besides the objects.
+func (r *run) declarations(u *unit) error {
+	for _, s := range []*side{u.pre, u.post} {
+		s.diff.Name = u.Object
+		if bytes.Equal(u.pre.bytes, u.post.bytes) {
+			continue // then names are enough
+		}
+		var err error
+		if s.diff.Statics, err = semantic.Statics(s.object.Path); err != nil {
+			return err
+		}
 	}
 	return nil
 }

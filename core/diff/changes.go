@@ -120,6 +120,29 @@ func (r *Result) data() {
 	}
 }
 
+// labels refuses changes of functions into whose middle a datum of run leads that stays: whoever follows it runs on in the old code.
+func (r *Result) labels() {
+	for _, b := range r.post.all {
+		if b.kind != itemData || b.pair == nil || constant(r.post, b) && constant(r.pre, b.pair) {
+			continue
+		}
+		if x := r.pre.rules[b.pair.section]; x != ruleData && x != ruleUnknown {
+			continue
+		}
+		for _, f := range labelled(r.pre, b.pair) {
+			if r.isChanged(f) {
+				r.refuse(f.name(), fmt.Sprintf("it changes, and %s holds the address of a place inside it, in the running kernel too", b.name()),
+					"leave the function as it is, or make the table a constant of the function's own")
+			}
+		}
+	}
+}
+
+// isChanged says that a function of pre is replaced, or goes.
+func (r *Result) isChanged(a *item) bool {
+	return slices.ContainsFunc(r.Functions, func(f FunctionChange) bool { return f.Pre != nil && r.pre.bySymbol[f.Pre] == a })
+}
+
 // datum compares a datum of run with what post makes of it. used says that code or other data refer to it.
 func (r *Result) datum(a, b *item, used bool) {
 	if x, y := dataClass(a), dataClass(b); x != y {
@@ -151,7 +174,10 @@ func misplaced(a, b *item) string {
 	perCPU := func(i *item) bool { return strings.HasPrefix(dataClass(i), ".data..percpu") }
 	// mark_rodata_ro() protects .data..ro_after_init too, once the kernel has booted (arch/x86/mm/init_64.c).
 	protected := func(i *item) bool { return !i.writable() || dataClass(i) == ".data..ro_after_init" }
+	freed := func(i *item) bool { return hasPrefix(i.section.Name, dropped) }
 	switch {
+	case freed(a) && !freed(b):
+		return "the datum outlives the boot now: the running kernel freed it"
 	case perCPU(a) && !perCPU(b):
 		return "the datum is no per-CPU variable any more: in the running kernel it is"
 	case !perCPU(a) && perCPU(b):
@@ -160,6 +186,32 @@ func misplaced(a, b *item) string {
 		return "the datum becomes writable: in the running kernel it is write-protected"
 	}
 	return ""
+}
+
+// aliases refuses global names that lead somewhere else in post than what they name in pre: whoever else uses the name in run would not
+// follow.
+func (r *Result) aliases() {
+	was := map[string]*item{}
+	for _, a := range r.pre.all {
+		for _, y := range a.names {
+			if y.Bind != elf.STB_LOCAL && r.pre.rules[a.section] != ruleDrop {
+				was[y.Name] = a
+			}
+		}
+	}
+	for _, b := range r.post.all {
+		if x := r.post.rules[b.section]; x != ruleCode && x != ruleData {
+			continue
+		}
+		for _, y := range b.names {
+			a := was[y.Name]
+			if y.Bind == elf.STB_LOCAL || a == nil || a == b.pair {
+				continue
+			}
+			r.refuse(y.Name, fmt.Sprintf("the name is %s's now, it was %s's: other code of the running kernel uses it as it was", b.name(), a.name()),
+				"leave aliases as they are, and give what is new a name of its own")
+		}
+	}
 }
 
 // dataClass is a data section's name without what -fdata-sections adds.

@@ -291,7 +291,10 @@ func (c *Closure) resolve(p *Piece, ref *arch.Ref) (Target, error) {
 	y := c.r.post.o.File.Symbols[ref.Symbol]
 	switch {
 	case y.Section != nil:
-		to := c.r.post.at(y.Section, int64(y.Value)+ref.Offset)
+		to := c.r.post.target(ref)
+		if err := c.certain(ref, to); err != nil {
+			return Target{}, err
+		}
 		return c.place(p, to, y, ref.Addend-ref.Offset)
 	case y.Special == elf.SHN_ABS:
 		return Target{Absolute: true, Addend: int64(y.Value) + ref.Addend}, nil
@@ -299,6 +302,24 @@ func (c *Closure) resolve(p *Piece, ref *arch.Ref) (Target, error) {
 		return c.external(y.Name, ref.Addend), nil
 	}
 	return Target{}, fmt.Errorf("symbol %s is neither defined nor undefined", y)
+}
+
+// certain refuses a reference that may mean one of several data, unless all of them stay where they are to each other.
+func (c *Closure) certain(ref *arch.Ref, to place) error {
+	if to.item == nil {
+		return nil
+	}
+	for _, o := range c.r.post.others(ref) {
+		x, y := to.item.pair, o.item.pair
+		if to.item.kind == itemRegion {
+			x = c.preRegion(to.item)
+		}
+		if x == nil || y == nil || x.section != y.section || int64(x.start)+to.offset != int64(y.start)+o.offset {
+			return fmt.Errorf("it leads to %s or to %s, and the running kernel does not have them as near to each other: give what is new in section %s another section",
+				to, o, to.item.section.Name)
+		}
+	}
+	return nil
 }
 
 func (c *Closure) external(name string, addend int64) Target {
@@ -353,7 +374,12 @@ func (c *Closure) stays(from *Piece, to place) (bool, error) {
 		if i.pair == nil || byContent(v, i) {
 			return false, nil
 		}
-		return !constant(v, i) || c.r.compare.items(i.pair, i) == "", nil
+		if !constant(v, i) {
+			return true, nil
+		}
+		// A table of labels leads into the function that it is of.
+		replaced := slices.ContainsFunc(labelled(v, i), func(f *item) bool { return c.r.changed[f] != nil })
+		return !replaced && c.r.compare.items(i.pair, i) == "", nil
 	}
 	changed := c.r.changed[i] != nil
 	switch {
@@ -366,7 +392,8 @@ func (c *Closure) stays(from *Piece, to place) (bool, error) {
 	case to.offset == 0 && i.parent == nil:
 		return true, nil
 	}
-	within := from.item == nil || from.item.kind != itemFunction && from.item.kind != itemData || slices.Contains(from.item.group(), i)
+	within := from.item == nil || from.item.kind != itemFunction && from.item.kind != itemData || slices.Contains(from.item.group(), i) ||
+		constant(v, from.item)
 	if !within {
 		return false, fmt.Errorf("it leads into the middle of %s, which is replaced", i.name())
 	}

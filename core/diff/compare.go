@@ -182,15 +182,30 @@ func (c *comparer) merged(p, q place) string {
 	return ""
 }
 
-// constant says that a datum is read-only, known to this unit only and without pointers to code: a copy is as good as it.
+// constant says that a datum is read-only, known to this unit only and without pointers to functions: a copy is as good as it.
+// Places inside a function (computed goto) are no pointers that anybody else could use.
 func constant(v *view, i *item) bool {
 	if i.kind != itemData || i.writable() || !i.local() || v.rules[i.section] != ruleData {
 		return false
 	}
 	return !slices.ContainsFunc(v.refsIn(i.section, i.start, i.end), func(r *arch.Ref) bool {
 		t := v.target(r)
-		return t.item == nil || t.item.kind == itemFunction
+		return t.item == nil || t.item.kind == itemFunction && !inside(t)
 	})
+}
+
+// inside says that a place in a function is not where it is called.
+func inside(t place) bool { return t.offset != 0 || t.item.parent != nil }
+
+// labelled lists the functions into whose middle an item that is no code refers.
+func labelled(v *view, i *item) []*item {
+	var out []*item
+	for _, r := range v.refsIn(i.section, i.start, i.end) {
+		if t := v.target(r); t.item != nil && t.item.kind == itemFunction && inside(t) && !slices.Contains(out, t.item) {
+			out = append(out, t.item)
+		}
+	}
+	return out
 }
 
 // byContent says that a datum is a constant without an identity: __func__.5, CSWTCH.12.

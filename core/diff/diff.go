@@ -12,6 +12,7 @@ import (
 	"sort"
 
 	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
@@ -21,6 +22,8 @@ type Object struct {
 	Name string
 	File *objfile.File
 	Desc *arch.ObjectDescription
+	// Statics says where local variables are declared, by the names of their symbols; nil where nobody knows.
+	Statics map[string]semantic.Static
 }
 
 // Kind says what became of a function or a datum.
@@ -106,6 +109,9 @@ func Compare(pre, post *Object) (*Result, error) {
 	r.data()
 	r.sections()
 	r.loose()
+	r.labels()
+	r.lostStatics()
+	r.aliases()
 	r.listPairs()
 	r.sort()
 	return r, nil

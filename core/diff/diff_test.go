@@ -98,6 +98,26 @@ func TestCompare(t *testing.T) {
 			[]string{"refused t: the datum becomes writable: in the running kernel it is write-protected"}},
 		{"per-CPU", `int v; void f(void) { v = 1; }`, `section(".data..percpu") int v; void f(void) { v = 1; }`,
 			[]string{"refused v: the datum becomes a per-CPU variable: in the running kernel it is none"}},
+		{"outlives the boot", `section(".init.data") int v = 1; section(".init.text") int f(void) { return v; } int g(int x) { return x; }`,
+			`int v = 1; section(".init.text") int f(void) { return v; } int g(int x) { return x + v; }`,
+			[]string{"changed function g: size 3 -> 9", "refused v: the datum outlives the boot now: the running kernel freed it",
+				"note section .init.data changed (1 sections -> 0): it counts only when the kernel boots or a module loads"}},
+		{"code outlives the boot", `section(".init.text") noinline int f(int x) { return ext(x); } int g(int x) { return x; }`,
+			`noinline int f(int x) { return ext(x); } int g(int x) { return f(x); }`,
+			[]string{"new function f: not in pre", "changed function g: size 3 -> 5",
+				"note f is removed: code of section .init.text runs when the kernel boots or a module loads or goes, it is not replaced"}},
+		{"an alias leaves", `int f(int x) { return ext(x); } int g(int x) __attribute__((alias("f")));`,
+			`int f(int x) { return ext(x); } int g(int x) { return ext(x) + 1; }`,
+			[]string{"new function g: not in pre", "refused g: the name is g's now, it was f's: other code of the running kernel uses it as it was"}},
+		{"an alias comes", `int f(int x) { return ext(x); } int g(int x) { return ext(x) + 1; }`,
+			`int f(int x) { return ext(x); } int g(int x) __attribute__((alias("f")));`,
+			[]string{"removed function g: not in post", "refused g: the name is f's now, it was g's: other code of the running kernel uses it as it was"}},
+		{"a debug message says something else",
+			`struct d { const char *text; int line; }; int f(int x) { section("__dyndbg") static struct d descriptor = { "old", 1 }; use(&descriptor); return x; }
+			 int g(int x) { section("__dyndbg") static struct d descriptor = { "g", 2 }; use(&descriptor); return x; }`,
+			`struct d { const char *text; int line; }; int f(int x) { section("__dyndbg") static struct d descriptor = { "new", 1 }; use(&descriptor); return x; }
+			 int g(int x) { section("__dyndbg") static struct d descriptor = { "g", 2 }; use(&descriptor); return x; }`,
+			[]string{"changed function f: reference at +0x6: descriptor.1 -> descriptor.1", "new data descriptor.1: not in pre", "removed data descriptor.1: not in post"}},
 		{"shared section",
 			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 3; }`,
 			`section(".sched.text") noinline int a(int x) { return x * 7 + ext(x); } section(".sched.text") int b(int x) { return a(x) * 3; }`,
@@ -253,5 +273,61 @@ func TestUncarried(t *testing.T) {
 		`asm(".section .BTF_ids,\"a\"\n.type ids,@object\nids: .zero 8\n.size ids,8\n.previous"); extern char ids[]; int f(int x) { use(ids); return x; }`).Closure()
 	if err == nil || !strings.Contains(err.Error(), "section .BTF_ids, which cannot be carried in a part") {
 		t.Errorf("Closure: error %v, want one that names the section", err)
+	}
+}
+
+// TestBorders: the end of one datum of a shared section is the start of the next.
+func TestBorders(t *testing.T) {
+	const rm = `section(".data..read_mostly") `
+	tests := []struct {
+		name, pre, post string
+		section         string // of the piece whose references are shown
+		want            []string
+		err             string
+	}{
+		{"the end of a global that stays, a new one behind it",
+			rm + `int a[4]; int f(void) { int s = 0; for (int *p = a; p < a + 4; p++) s += ext(*p); return s; }`,
+			rm + `int a[4]; ` + rm + `int n[4]; int f(void) { int s = 1; for (int *p = a; p < a + 4; p++) s += ext(*p); return s + n[2]; }`,
+			".text.f", []string{"run a+0", "run ext-4", "run a+16", "new +4"}, ""},
+		{"the end of a static one that stays, a new one behind it",
+			`asm(".section .data..read_mostly,\"aw\"\n.type a,@object\n.size a,16\na: .zero 16\n.previous"); extern int a[4]; int f(void) { int s = 0; for (int *p = a; p < a + 4; p++) s += ext(*p); return s; }`,
+			`asm(".section .data..read_mostly,\"aw\"\n.type a,@object\n.size a,16\na: .zero 16\n.type n,@object\n.size n,4\nn: .zero 4\n.previous"); extern int a[4]; int f(void) { int s = 1; for (int *p = a; p < a + 4; p++) s += ext(*p); return s; }`,
+			".text.f", nil, "it leads to n or to a+0x10, and the running kernel does not have them as near to each other: give what is new in section .data..read_mostly another section"},
+		{"neighbours that stay",
+			rm + `static int a[4]; ` + rm + `static int b[4]; int f(void) { int s = 0; for (int *p = a; p < a + 4; p++) s += ext(*p); b[0] = a[0] = s; return s; }`,
+			rm + `static int a[4]; ` + rm + `static int b[4]; int f(void) { int s = 1; for (int *p = a; p < a + 4; p++) s += ext(*p); b[0] = a[0] = s; return s; }`,
+			".text.f", nil, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := compare(t, tt.pre, tt.post).Closure()
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("Closure: error %v, want %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.want == nil {
+				return
+			}
+			var got []string
+			for _, p := range c.Pieces {
+				for _, x := range p.References {
+					s := fmt.Sprintf("run %s%+d", x.Target.Name, x.Target.Addend)
+					if x.Target.Piece != nil {
+						s = fmt.Sprintf("new %+d", x.Target.Addend)
+					}
+					if p.Section.Name == tt.section && !slices.Contains(got, s) {
+						got = append(got, s)
+					}
+				}
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("references: (-want +got)\n%s", d)
+			}
+		})
 	}
 }

@@ -11,13 +11,17 @@ import (
 
 // pairSymbols finds for each function and datum of post the one of pre that it continues. Names decide, but for
 // local names with numbers of the compiler's: those move, so that count.3 of pre may be count.4 of post while post's
-// count.3 is another function's. They are paired by the order in which paired functions refer to them.
+// count.3 is another function's. They are paired by their declarations; where nobody knows those, by the order in which paired
+// functions refer to them.
 func pairSymbols(pre, post *view) {
 	p := &pairer{pre, post}
 	p.names()
+	p.freed()
 	p.clones()
+	p.declared()
 	p.numbered()
 	p.rest()
+	p.freshDescriptors()
 }
 
 type pairer struct {
@@ -61,6 +65,15 @@ func (p *pairer) names() {
 			if x := a[k][n]; x.pair == nil && y.pair == nil {
 				join(x, y)
 			}
+		}
+	}
+}
+
+// freed takes functions that pre has in a section which the kernel frees, and post does not, for new ones.
+func (p *pairer) freed() {
+	for _, y := range p.post.all {
+		if x := y.pair; x != nil && y.kind == itemFunction && p.pre.rules[x.section] == ruleDrop && p.post.rules[y.section] == ruleCode {
+			x.pair, y.pair = nil, nil
 		}
 	}
 }
@@ -214,13 +227,32 @@ func (p *pairer) align(x, y *item, exact bool) bool {
 		return false
 	}
 	any := false
+	n, m := distinct(a), distinct(b)
 	common(a, b, func(s, t token) {
-		if s.item != nil && t.item != nil && s.item.pair == nil && t.item.pair == nil {
-			join(s.item, t.item)
-			any = true
+		if s.item == nil || t.item == nil || s.item.pair != nil || t.item.pair != nil || n[s.text] != m[t.text] {
+			return
 		}
+		if _, known := p.pre.static(s.item); known {
+			if _, known = p.post.static(t.item); known {
+				return // their declarations do not pair them
+			}
+		}
+		join(s.item, t.item)
+		any = true
 	})
 	return any
+}
+
+// distinct counts the numbered data behind each text: where one has come or gone, their order does not tell which.
+func distinct(ts []token) map[string]int {
+	n, seen := map[string]int{}, map[token]bool{}
+	for _, t := range ts {
+		if t.item != nil && !seen[t] {
+			seen[t] = true
+			n[t.text]++
+		}
+	}
+	return n
 }
 
 // tokens lists an item's references in order, then those of the table entries that it owns. open says that numbered data without

@@ -399,11 +399,14 @@ func (v *view) entriesOf(s *objfile.Section, from, to uint64) []*arch.TableEntry
 	return out
 }
 
-// target is where a reference leads.
+// target is where a reference leads. What names a datum counts from it, even from beyond its end.
 func (v *view) target(r *arch.Ref) place {
 	y := v.o.File.Symbols[r.Symbol]
 	switch {
 	case y.Section != nil:
+		if i := v.bySymbol[y]; i != nil && i.kind == itemData {
+			return place{item: i, offset: int64(y.Value) + r.Offset - int64(i.start)}
+		}
 		return v.at(y.Section, int64(y.Value)+r.Offset)
 	case y.Special == elf.SHN_ABS:
 		return place{offset: int64(y.Value) + r.Offset}
@@ -425,6 +428,38 @@ func (v *view) at(s *objfile.Section, offset int64) place {
 		k = 0
 	}
 	return place{item: items[k], offset: offset - int64(items[k].start)}
+}
+
+// others are the other data that a reference may mean: the assembler names the section instead of a local symbol, and then the end of
+// one datum is the start of the next, and with an index register the base may lie in a neighbour.
+func (v *view) others(r *arch.Ref) []place {
+	y := v.o.File.Symbols[r.Symbol]
+	if y.Section == nil || y.Type != elf.STT_SECTION || v.rules[y.Section] != ruleData {
+		return nil
+	}
+	to := v.target(r)
+	items := v.items[y.Section]
+	k := slices.Index(items, to.item)
+	if k < 0 {
+		return nil
+	}
+	accessed := !r.Indexed && (r.Kind == arch.RefMemory || r.Kind == arch.RefPerCPU)
+	var out []place
+	add := func(step int) {
+		for n := k + step; n >= 0 && n < len(items); n += step {
+			if items[n].kind == itemData {
+				out = append(out, place{item: items[n], offset: int64(items[k].start) + to.offset - int64(items[n].start)})
+				return
+			}
+		}
+	}
+	if r.Indexed || !accessed && (to.offset <= 0 || to.item.kind == itemRegion) {
+		add(-1)
+	}
+	if r.Indexed {
+		add(1)
+	}
+	return out
 }
 
 // mergedAt finds the string or constant at an offset.

@@ -3,6 +3,7 @@ package semantic
 import (
 	"debug/dwarf"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -84,6 +85,8 @@ type unit struct {
 	// enums are those without any name; constants are the values of all such constants, which share one scope in C.
 	enums     []*typ
 	constants map[string]int64
+	variables []*variable
+	files     [][]*dwarf.LineFile // of each compile unit, as far as asked for
 }
 
 // load reads the types of f.
@@ -99,7 +102,7 @@ func load(f *elf.File) (*unit, error) {
 	if u.data, err = f.DWARF(); err != nil {
 		return nil, fmt.Errorf("read debug information: %w", err)
 	}
-	l := &loader{unit: u, r: u.data.Reader()}
+	l := &loader{unit: u, r: u.data.Reader(), order64: f.ByteOrder, functions: map[dwarf.Offset]*function{}, described: map[dwarf.Offset]*variable{}}
 	for {
 		e, err := l.r.Next()
 		if err != nil {
@@ -120,10 +123,11 @@ func load(f *elf.File) (*unit, error) {
 		if !e.Children {
 			continue
 		}
-		if err := l.children(nil, false, 0); err != nil {
+		if err := l.children(nil, nil, 0); err != nil {
 			return nil, fmt.Errorf("read debug information: %w", err)
 		}
 	}
+	l.inherit()
 	if err := l.resolve(); err != nil {
 		return nil, fmt.Errorf("read debug information: %w", err)
 	}
@@ -132,16 +136,17 @@ func load(f *elf.File) (*unit, error) {
 
 type loader struct {
 	*unit
-	r     *dwarf.Reader
-	order []*typ
-	// vars are the variables at file scope.
-	vars []member
+	r         *dwarf.Reader
+	order     []*typ
+	order64   binary.ByteOrder // of addresses
+	functions map[dwarf.Offset]*function
+	described map[dwarf.Offset]*variable
 }
 
 const maxDepth = 64 // of nested descriptions; C's are at most some ten
 
-// children reads the descriptions below a type, a function (local) or the unit.
-func (l *loader) children(parent *typ, local bool, depth int) error {
+// children reads the descriptions below a type, in a function or the unit (nil).
+func (l *loader) children(parent *typ, in *function, depth int) error {
 	if depth > maxDepth {
 		return errors.New("descriptions nest too deeply")
 	}
@@ -157,7 +162,7 @@ func (l *loader) children(parent *typ, local bool, depth int) error {
 			return nil
 		}
 		var t *typ
-		inner := local
+		inner := in
 		switch e.Tag {
 		case dwarf.TagMember:
 			if parent != nil {
@@ -172,20 +177,19 @@ func (l *loader) children(parent *typ, local bool, depth int) error {
 				parent.dims = append(parent.dims, dimension(e))
 			}
 		case dwarf.TagVariable:
-			if !local && parent == nil {
-				if m := field(e); m.name != "" && m.of != 0 {
-					l.vars = append(l.vars, m)
-				}
+			if parent == nil {
+				l.variable(e, in)
 			}
-		case dwarf.TagSubprogram, dwarf.TagLexDwarfBlock, dwarf.TagInlinedSubroutine:
-			inner = true
+		case dwarf.TagSubprogram, dwarf.TagInlinedSubroutine:
+			inner = l.function(e)
+		case dwarf.TagLexDwarfBlock:
 		default:
-			t = l.describe(e, local)
+			t = l.describe(e, in != nil)
 		}
 		if !e.Children {
 			continue
 		}
-		if t == nil && !inner {
+		if t == nil && inner == nil {
 			l.r.SkipChildren()
 			continue
 		}
@@ -371,7 +375,10 @@ func (l *loader) resolve() error {
 			named(key{"typedef", t.name}, t.elem)
 		}
 	}
-	for _, v := range l.vars {
+	for _, v := range l.variables {
+		if v.function != nil || v.name == "" {
+			continue
+		}
 		t := l.types[v.of]
 		for n := 0; t != nil && n < maxDepth && (t.kind == kindAlias || t.kind == kindArray); n++ {
 			t = t.elem
@@ -391,23 +398,37 @@ func (l *loader) resolve() error {
 	return nil
 }
 
-// where is the file and line of a type's definition.
-func (u *unit) where(t *typ) string {
-	unknown := "unknown file"
-	cu := u.cus[t.cu]
-	lines, err := u.data.LineReader(cu)
-	if err != nil || lines == nil {
-		return unknown
+// where is the file and line of a definition in a unit, by the numbers of the description.
+func (u *unit) where(cu int, file, line int64) string {
+	name := u.file(cu, file)
+	if name == "" {
+		return "unknown file"
 	}
-	files := lines.Files()
-	if t.file < 0 || t.file >= int64(len(files)) || files[t.file] == nil {
-		return unknown
+	return fmt.Sprintf("%s:%d", name, line)
+}
+
+// file names a file by its number in a unit; "" is unknown.
+func (u *unit) file(cu int, file int64) string {
+	entry := u.cus[cu]
+	if u.files == nil {
+		u.files = make([][]*dwarf.LineFile, len(u.cus))
 	}
-	name := filepath.Clean(files[t.file].Name)
-	if dir, _ := cu.Val(dwarf.AttrCompDir).(string); dir != "" {
+	if u.files[cu] == nil {
+		lines, err := u.data.LineReader(entry)
+		if err != nil || lines == nil {
+			return ""
+		}
+		u.files[cu] = lines.Files()
+	}
+	files := u.files[cu]
+	if file < 0 || file >= int64(len(files)) || files[file] == nil {
+		return ""
+	}
+	name := filepath.Clean(files[file].Name)
+	if dir, _ := entry.Val(dwarf.AttrCompDir).(string); dir != "" {
 		if rel, err := filepath.Rel(dir, name); err == nil && filepath.IsLocal(rel) {
 			name = rel
 		}
 	}
-	return fmt.Sprintf("%s:%d", name, t.line)
+	return name
 }

@@ -3,8 +3,10 @@
 //
 // Types are compared by name, as DWARF describes them: C gives a tag, a typedef or a variable one meaning at the file scope
 // of a unit. Types inside functions do not count, since no object of theirs outlives the function (but for a static variable
-// there, whose size and initial value core/diff compares). A type that only pre or only post mentions is no change either: no
+// there, which is compared by the function's name and its own). A type that only pre or only post mentions is no change either: no
 // old code, or no new code, handles objects of it in this unit.
+//
+// It also says where an object's static variables are declared (Statics): their symbols' names do not.
 package semantic
 
 import (
@@ -22,9 +24,10 @@ var ErrNoTypes = errors.New("the object does not describe its types")
 
 // Change is a type whose layout or meaning of values differs.
 type Change struct {
-	// Kind is "struct", "union" or "enum".
+	// Kind is "struct", "union", "enum" or "variable".
 	Kind string
-	// Name is the tag, the name of the typedef or, for a type without either, whose type it is.
+	// Name is the tag, the name of the typedef or, for a type without either, whose type it is; of a static variable of a function,
+	// "function.variable".
 	Name string
 	// Where is the definition in pre, "include/linux/sched.h:737", relative to the directory of compilation if inside it.
 	Where string
@@ -142,12 +145,12 @@ func compare(pre, post *unit) ([]Change, error) {
 			out = append(out, found{e, Change{Kind: "enum", Name: "with " + e.members[0].name, Detail: join(d)}})
 		}
 	}
+	changes := c.variables(pre, post)
 	if c.err != nil {
 		return nil, c.err
 	}
-	changes := make([]Change, 0, len(out))
 	for _, f := range out {
-		f.Where = pre.where(f.t)
+		f.Where = pre.where(f.t.cu, f.t.file, f.t.line)
 		changes = append(changes, f.Change)
 	}
 	sort.Slice(changes, func(i, j int) bool {

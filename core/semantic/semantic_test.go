@@ -3,9 +3,11 @@ package semantic
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +107,15 @@ func TestCompare(t *testing.T) {
 		{"a variable", "struct s { int a; }; static struct { int a, b; } v[2]; int *gv = &v[1].a;",
 			"struct s { int a; }; static struct { int b, a; } v[2]; int *gv = &v[1].b;",
 			[]string{"struct of variable v (:1): member a moves from 0 to 4; member b moves from 4 to 0"}},
+		{"a variable's own type", "struct a { long x; }; struct b { long *y; }; struct s { int a; }; static struct a *gv; struct a *get(struct a *p); struct a *get(struct a *p) { struct a *o = gv; gv = p; return o; }",
+			"struct a { long x; }; struct b { long *y; }; struct s { int a; }; static struct b *gv; struct b *get(struct b *p); struct b *get(struct b *p) { struct b *o = gv; gv = p; return o; }",
+			[]string{"variable gv (:1): it is struct b *, was struct a *"}},
+		{"a static variable's own type", "struct s { int a; }; int f2(int); int f2(int n) { static int last[2]; last[n & 1] += n; return last[0]; }",
+			"struct s { int a; }; int f2(int); int f2(int n) { static float last[2]; last[n & 1] += n; return last[0]; }",
+			[]string{"variable f2.last (:1): it is float[2], was int[2]"}},
+		{"a type inside of a static variable", "struct s { int a; }; int f2(int); int f2(int n) { static struct st { int a, b; } last; last.b += n; return last.a++ + last.b; }",
+			"struct s { int a; }; int f2(int); int f2(int n) { static struct st { int b, a; } last; last.b += n; return last.a++ + last.b; }",
+			[]string{"variable f2.last (:1): member a moves from 0 to 4; member b moves from 4 to 0"}},
 		{"new constants of an enum", "enum e { A, B }; struct s { enum e e; };", "enum e { A, B, C }; struct s { enum e e; };", nil},
 		{"an enum", "enum e { A, B }; struct s { enum e e; };", "enum e { A, N, B = 5 }; struct s { enum e e; };",
 			[]string{"enum e (:1): B is 5, was 1"}},
@@ -144,6 +155,60 @@ func TestCompare(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestStatics: the names of symbols say neither which function a static variable belongs to nor which of several it is.
+func TestStatics(t *testing.T) {
+	const source = `extern int ext(int); extern void use(int *);
+static inline int in(int x)
+{
+	static int last;
+	return last += x;
+}
+__attribute__((noinline)) static int const_prop(int x, int y)
+{
+	static int last;
+	use(&last);
+	return ext(x) + y;
+}
+int f(int x)
+{
+	if (x) {
+		static int count;
+		use(&count);
+	} else {
+		static int count;
+		use(&count);
+	}
+	return in(x) + const_prop(x, 3);
+}
+int g(int x) { return in(x) + const_prop(x, 3); }
+static int *__attribute__((used)) __UNIQUE_ID_p7;
+__attribute__((section(".data..read_mostly"))) static int here, there;
+void h(void) { use(&here); use(&there); }
+`
+	for _, flag := range []string{"-gdwarf-5", "-gdwarf-4"} {
+		m, err := Statics(object(t, "u", source, flag, "-fdata-sections"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for n, s := range m {
+			if n = strings.TrimRight(n, "0123456789"); n == "__UNIQUE_ID_p" || strings.HasSuffix(n, ".") {
+				n += "*"
+			}
+			got = append(got, fmt.Sprintf("%s: %s.%s %s:%d", n, s.Function, s.Name, s.File, s.Line))
+		}
+		slices.Sort(got)
+		want := []string{"__UNIQUE_ID_p*: .__UNIQUE_ID_p7 u.c:25", "count.*: f.count u.c:16", "count.*: f.count u.c:19", "here: .here u.c:26",
+			"last.*: const_prop.last u.c:9", "last.*: in.last u.c:4", "there: .there u.c:26"}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: statics (-want +got):\n%s", flag, d)
+		}
+	}
+	if m, err := Statics(object(t, "u", source, "-g0")); err != nil || len(m) != 0 {
+		t.Errorf("without -g: %v, %v, want none", m, err)
 	}
 }
 
@@ -199,6 +264,7 @@ func TestDamaged(t *testing.T) {
 		bad[n] ^= 0x55
 		_, _ = Compare(bytes.NewReader(good), bytes.NewReader(bad)) // no panic, no hang; many bytes mean nothing here
 		_, _ = Compare(bytes.NewReader(bad), bytes.NewReader(good))
+		_, _ = statics(bad)
 	}
 	if _, err := Compare(bytes.NewReader(good), bytes.NewReader(good[:len(good)/2])); err == nil {
 		t.Error("half an object is accepted")
@@ -217,5 +283,6 @@ func FuzzCompare(f *testing.F) {
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = Compare(bytes.NewReader(good), bytes.NewReader(b))
+		_, _ = statics(bytes.Clone(b))
 	})
 }

@@ -116,6 +116,8 @@ type Ref struct {
 	PCRel bool
 	// Kind says what the reference is for.
 	Kind RefKind
+	// Indexed says that registers are added to the field, so that what is meant may lie anywhere around the place.
+	Indexed bool
 	// Symbol is the index of the relocation's symbol, and Addend the raw addend (r_addend).
 	Symbol uint32
 	Addend int64

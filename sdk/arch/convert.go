@@ -30,6 +30,7 @@ func descriptionTo(d *ObjectDescription, to *pb.ObjectDescription) {
 	to.Refs = wire.Pack(d.Refs, func(r *Ref, to *pb.Ref) {
 		to.Section, to.At, to.Size, to.Type, to.PcRel = r.Section, r.At, uint32(r.Size), r.Type, r.PCRel
 		to.Kind, to.Symbol, to.Addend, to.Offset = pb.RefKind(r.Kind)+pb.RefKind_REF_KIND_ADDRESS, r.Symbol, r.Addend, r.Offset
+		to.Indexed = r.Indexed
 	})
 	to.Branches = wire.Pack(d.Branches, func(b *Branch, to *pb.Branch) {
 		to.Section, to.At, to.Length = b.Section, b.At, uint32(b.Length)
@@ -56,7 +57,7 @@ func descriptionFrom(d *pb.ObjectDescription, to *ObjectDescription, n *wire.Nar
 	to.Refs = wire.Unpack(d.GetRefs(), func(r *pb.Ref, to *Ref) {
 		*to = Ref{
 			Section: r.GetSection(), At: r.GetAt(), Size: n.Uint8("Ref.Size", r.GetSize()), Type: r.GetType(), PCRel: r.GetPcRel(),
-			Symbol: r.GetSymbol(), Addend: r.GetAddend(), Offset: r.GetOffset(),
+			Symbol: r.GetSymbol(), Addend: r.GetAddend(), Offset: r.GetOffset(), Indexed: r.GetIndexed(),
 		}
 		switch k := r.GetKind(); k {
 		case pb.RefKind_REF_KIND_ADDRESS, pb.RefKind_REF_KIND_BRANCH, pb.RefKind_REF_KIND_MEMORY, pb.RefKind_REF_KIND_PER_CPU:

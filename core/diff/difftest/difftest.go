@@ -13,7 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
@@ -25,6 +27,32 @@ var flags = []string{"-c", "-O2", "-std=gnu11", "-mcmodel=kernel", "-mno-red-zon
 // Compile compiles C source and returns the object and its description. It skips the test where no gcc is at hand, unless
 // KSPLICE_TEST_REQUIRE is 1.
 func Compile(t testing.TB, name, source string, extra ...string) (*objfile.File, *arch.ObjectDescription) {
+	t.Helper()
+	return read(t, compile(t, name, source, extra...))
+}
+
+// Object compiles C source with debug information and returns the object as the create pipeline compares it: without.
+func Object(t testing.TB, name, source string, extra ...string) *diff.Object {
+	t.Helper()
+	path := compile(t, name, source, append(extra, "-g")...)
+	statics, err := semantic.Statics(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := objfile.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.StripDebug()
+	if err := f.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	o := &diff.Object{Name: name, Statics: statics}
+	o.File, o.Desc = read(t, path)
+	return o
+}
+
+func compile(t testing.TB, name, source string, extra ...string) string {
 	t.Helper()
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {
@@ -38,11 +66,18 @@ func Compile(t testing.TB, name, source string, extra ...string) (*objfile.File,
 	if err := os.WriteFile(c, []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := append(append(append([]string{}, flags...), extra...), "-o", o, c)
-	if out, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
+	args := append(append(append([]string{}, flags...), extra...), "-o", o, name+".c")
+	cmd := exec.Command(gcc, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("compile %s: %v\n%s", name, err, out)
 	}
-	f, err := objfile.ReadFile(o)
+	return o
+}
+
+func read(t testing.TB, path string) (*objfile.File, *arch.ObjectDescription) {
+	t.Helper()
+	f, err := objfile.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,19 @@ type Inst struct {
 	bytes [MaxLen]byte
 }
 
+// Indexed says that the memory operand's address is made of registers and the displacement (SDM volume 2, 2.1.5, tables 2-2 and 2-3).
+func (i *Inst) Indexed() bool {
+	const mod, rm, sp, bp = 0xc0, 7, 4, 5
+	switch {
+	case i.DispSize == 0, i.PCRelSize != 0 && i.PCRelOff == i.DispOff:
+		return false
+	case i.HasModRM && i.ModRM&(mod|rm) == sp:
+		sib := i.bytes[i.OpcodeOff+2]
+		return sib&7 != bp || sib>>3&7 != sp
+	}
+	return i.HasModRM
+}
+
 // IsBranch says whether the instruction is a direct branch, whose target is in its pc-relative field.
 func (i *Inst) IsBranch() bool { return i.Class == Call || i.Class == Jmp || i.Class == Jcc }
 

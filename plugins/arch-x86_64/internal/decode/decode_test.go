@@ -96,6 +96,30 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+func TestIndexed(t *testing.T) {
+	for code, want := range map[string]bool{
+		"48 8b 04 c5 00 00 00 00":    true,  // mov 0x0(,%rax,8),%rax
+		"48 8b 04 25 00 00 00 00":    false, // mov 0x0,%rax
+		"65 48 8b 04 25 00 00 00 00": false, // mov %gs:0x0,%rax
+		"48 8b 80 00 00 00 00":       true,  // mov 0x0(%rax),%rax
+		"48 8b 84 24 78 00 00 00":    true,  // mov 0x78(%rsp),%rax
+		"48 8d 04 85 00 00 00 00":    true,  // lea 0x0(,%rax,4),%rax
+		"48 8b 05 f9 ff ff ff":       false, // mov -0x7(%rip),%rax
+		"48 c7 c0 00 00 00 00":       false, // mov $0x0,%rax
+		"48 8b 03":                   false, // mov (%rbx),%rax
+		"8f 84 05 00 00 00 00":       true,  // pop 0x0(%rbp,%rax,1)
+	} {
+		b, err := hex.DecodeString(strings.ReplaceAll(code, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := Decode(b)
+		if err != nil || in.Indexed() != want {
+			t.Errorf("%s: %t, %v; want %t", code, in.Indexed(), err, want)
+		}
+	}
+}
+
 // TestText wants displacements as people know them.
 func TestText(t *testing.T) {
 	for code, want := range map[string]string{

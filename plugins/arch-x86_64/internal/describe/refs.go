@@ -96,6 +96,7 @@ func refine(f *Field, in *decode.Inst) {
 	case in.DispSize != 0 && off == in.DispOff && !in.Lea:
 		kind = arch.RefMemory
 	}
+	f.Indexed = in.DispSize != 0 && off == in.DispOff && in.Indexed()
 	if f.PCRel && in.PCRelSize != 0 && off == in.PCRelOff {
 		f.Means = f.Addend + int64(f.InstLen-off)
 	}
@@ -127,7 +128,7 @@ func (u *Unit) listRefs() {
 				continue // R_X86_64_NONE: objtool's way to drop a relocation
 			}
 			u.Desc.Refs = append(u.Desc.Refs, arch.Ref{Section: uint32(section), At: f.Offset, Size: uint8(f.Size), Type: uint32(f.Type),
-				PCRel: f.PCRel, Kind: f.Kind, Symbol: f.Symbol, Addend: f.Addend, Offset: f.Means})
+				PCRel: f.PCRel, Kind: f.Kind, Symbol: f.Symbol, Addend: f.Addend, Offset: f.Means, Indexed: f.Indexed})
 		}
 	}
 }

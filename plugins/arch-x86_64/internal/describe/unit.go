@@ -49,6 +49,8 @@ type Field struct {
 	Size  int
 	PCRel bool
 	Kind  arch.RefKind
+	// Indexed says that registers are added.
+	Indexed bool
 	// Means is the distance from the symbol to the place meant (arch.Ref.Offset).
 	Means int64
 	// Inst and InstLen give the instruction that the field is in; InstLen 0: none that is known.

@@ -497,6 +497,7 @@ type Ref struct {
 	Symbol        uint32                 `protobuf:"varint,7,opt,name=symbol,proto3" json:"symbol,omitempty"`
 	Addend        int64                  `protobuf:"zigzag64,8,opt,name=addend,proto3" json:"addend,omitempty"`
 	Offset        int64                  `protobuf:"zigzag64,9,opt,name=offset,proto3" json:"offset,omitempty"`
+	Indexed       bool                   `protobuf:"varint,10,opt,name=indexed,proto3" json:"indexed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -592,6 +593,13 @@ func (x *Ref) GetOffset() int64 {
 		return x.Offset
 	}
 	return 0
+}
+
+func (x *Ref) GetIndexed() bool {
+	if x != nil {
+		return x.Indexed
+	}
+	return false
 }
 
 type Branch struct {
@@ -2113,7 +2121,7 @@ const file_ksplice_plugin_v1_arch_proto_rawDesc = "" +
 	"\x06fentry\x18\b \x01(\bR\x06fentry\x12#\n" +
 	"\rfentry_offset\x18\t \x01(\x04R\ffentryOffset\x12\x16\n" +
 	"\x06parent\x18\n" +
-	" \x01(\x11R\x06parent\"\xe6\x01\n" +
+	" \x01(\x11R\x06parent\"\x80\x02\n" +
 	"\x03Ref\x12\x18\n" +
 	"\asection\x18\x01 \x01(\rR\asection\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12\x12\n" +
@@ -2123,7 +2131,9 @@ const file_ksplice_plugin_v1_arch_proto_rawDesc = "" +
 	"\x04kind\x18\x06 \x01(\x0e2\x1a.ksplice.plugin.v1.RefKindR\x04kind\x12\x16\n" +
 	"\x06symbol\x18\a \x01(\rR\x06symbol\x12\x16\n" +
 	"\x06addend\x18\b \x01(\x12R\x06addend\x12\x16\n" +
-	"\x06offset\x18\t \x01(\x12R\x06offset\"\x97\x01\n" +
+	"\x06offset\x18\t \x01(\x12R\x06offset\x12\x18\n" +
+	"\aindexed\x18\n" +
+	" \x01(\bR\aindexed\"\x97\x01\n" +
 	"\x06Branch\x12\x18\n" +
 	"\asection\x18\x01 \x01(\rR\asection\x12\x0e\n" +
 	"\x02at\x18\x02 \x01(\x04R\x02at\x12\x16\n" +
