@@ -49,6 +49,11 @@ func (e *Error) Error() string { return fmt.Sprintf("bind part %s: %s: %s", e.Pa
 // Part binds one part.
 func Part(in *Input, part *update.Part) (*Binding, error) {
 	b := &Binding{Part: part, Values: make([]uint64, len(part.Slots))}
+	for _, n := range part.Globals {
+		if err := in.absent(part, n); err != nil {
+			return nil, err
+		}
+	}
 	modules := map[string]bool{}
 	for i := range part.Slots {
 		s := &part.Slots[i]
@@ -182,6 +187,25 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 			"name the unit that defines it when the update is made (create --unit FILE)"}
 	}
 	return 0, &Error{part.Name, s.Name, "the running kernel has no such symbol"}
+}
+
+// absent refuses a global name of new code that the target has already: its other code uses what it has. What was freed after boot
+// is as good as absent.
+func (in *Input) absent(part *update.Part, name string) error {
+	module := part.Target
+	if module == "vmlinux" {
+		module = ""
+	}
+	for _, y := range in.Kernel.Symbols.LookupIn(module, name) {
+		// In a module capitals are exports; any other global of the name would keep the source from being linked.
+		global := y.Type >= 'A' && y.Type <= 'Z' || y.Type == 'w' || y.Type == 'v'
+		if !global || in.Kernel.Freed(y.Address) {
+			continue
+		}
+		return &Error{part.Name, name, fmt.Sprintf("it is new in the update, but the running kernel has a symbol of that name in %s: "+
+			"a second one would live beside it; give it another name in the patch", part.Target)}
+	}
+	return nil
 }
 
 // landing refuses a function whose landing pad for indirect branches run has sealed (arch/x86/kernel/alternative.c,

@@ -140,6 +140,38 @@ func TestExported(t *testing.T) {
 	refused(t, err, "not exported")
 }
 
+// TestAbsent: a new global function that run has, because it is weak there or came from another unit, is refused; a static one and what
+// the kernel freed are none.
+func TestAbsent(t *testing.T) {
+	w := newWorld(t)
+	part := &update.Part{Name: "ksplice_0badcafe_vmlinux", Target: "vmlinux", Globals: []string{"arch_hook"}}
+	if _, err := w.bind(t, part); err != nil {
+		t.Error(err)
+	}
+	for _, x := range []struct {
+		module  string
+		kind    byte
+		address uint64
+		refused bool
+	}{
+		{"", 't', text + 0x100, false}, {"mod_a", 'T', module + 0x100, false}, {"", 'T', data + 0x2000, false},
+		{"", 'W', text + 0x100, true}, {"", 'T', text + 0x100, true},
+	} {
+		w := newWorld(t)
+		w.Symbol("", "__init_begin", data+0x1000)
+		w.Symbol("", "__init_end", data+0x3000)
+		w.Symbols = append(w.Symbols, kernel.Symbol{Module: x.module, Name: "arch_hook", Address: x.address, Type: x.kind})
+		_, err := w.bind(t, part)
+		if !x.refused {
+			if err != nil {
+				t.Errorf("%+v: %v", x, err)
+			}
+			continue
+		}
+		refused(t, err, "arch_hook", "new in the update", "give it another name")
+	}
+}
+
 // TestThisModule: a module's own struct is its, however many there are.
 func TestThisModule(t *testing.T) {
 	w := newWorld(t)

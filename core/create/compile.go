@@ -3,7 +3,6 @@ package create
 import (
 	"bytes"
 	"context"
-	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -157,6 +156,20 @@ func (r *run) compare(ctx context.Context) error {
 		return err
 	}
 	var reasons []Reason
+	refused := func(where string, list []diff.Refusal) {
+		for _, x := range list {
+			text := fmt.Sprintf("%s%s: %s", where, x.Where, x.Reason)
+			if x.Fix != "" {
+				text += "; " + x.Fix
+			}
+			kind := ReasonUnsupported
+			if x.State {
+				kind = ReasonState
+			}
+			reasons = append(reasons, Reason{kind, text})
+		}
+	}
+	var compared []diff.Unit
 	changed := false
 	for _, u := range r.units {
 		if err := r.declarations(u); err != nil {
@@ -167,17 +180,8 @@ func (r *run) compare(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", u.Object, err)
 		}
 		u.result = res
-		for _, x := range res.Refusals {
-			text := fmt.Sprintf("%s: %s: %s", u.Object, x.Where, x.Reason)
-			if x.Fix != "" {
-				text += "; " + x.Fix
-			}
-			kind := ReasonUnsupported
-			if x.State {
-				kind = ReasonState
-			}
-			reasons = append(reasons, Reason{kind, text})
-		}
+		compared = append(compared, diff.Unit{Object: u.Object, Module: u.Module, Result: res})
+		refused(u.Object+": ", res.Refusals)
 		c := Changed{Source: u.Source, Module: u.Module}
 		for _, f := range res.Functions {
 			switch f.Kind {
@@ -199,7 +203,7 @@ func (r *run) compare(ctx context.Context) error {
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
 	}
-	reasons = append(reasons, r.moved()...)
+	refused("", diff.Moved(compared))
 	if len(reasons) > 0 {
 		sortReasons(reasons)
 		return &RefusedError{reasons}
@@ -224,38 +228,6 @@ func (r *run) declarations(u *unit) error {
 		}
 	}
 	return nil
-}
-
-// moved refuses global functions and variables that a unit has new while another one of the same module, or of the kernel proper, had
-// them before: the running kernel has them there, and a second copy would live beside it.
-func (r *run) moved() []Reason {
-	var out []Reason
-	check := func(u *unit, name string, post *objfile.Symbol) {
-		if post == nil || post.Bind == elf.STB_LOCAL {
-			return
-		}
-		for _, o := range r.units {
-			if o == u || o.Module != u.Module {
-				continue
-			}
-			if y := o.pre.diff.File.Symbol(name); y != nil && y.Section != nil && y.Bind != elf.STB_LOCAL {
-				out = append(out, Reason{ReasonUnsupported, fmt.Sprintf("%s: %s moved here from %s: the running kernel has it there; keep it where it is", u.Object, name, o.Object)})
-			}
-		}
-	}
-	for _, u := range r.units {
-		for i := range u.result.Functions {
-			if f := &u.result.Functions[i]; f.Kind == diff.New {
-				check(u, f.Name, f.Post)
-			}
-		}
-		for i := range u.result.Data {
-			if d := &u.result.Data[i]; d.Kind == diff.New {
-				check(u, d.Name, d.Post)
-			}
-		}
-	}
-	return out
 }
 
 func sayChanged(c *Changed) string {

@@ -78,7 +78,7 @@ func (r *Result) lostStatics() {
 	for _, k := range sortedKeys(b) {
 		var from []string
 		for _, y := range b[k] {
-			if !y.writable() || r.post.rules[y.section] != ruleData || y.section.Name == debugSection || slices.Contains(renewable, strings.TrimSuffix(k, ".")) {
+			if !y.writable() || r.post.rules[y.section] != ruleData || y.section.Name == debugSection || renewed(k) {
 				continue
 			}
 			for _, x := range a[k] {

@@ -142,6 +142,13 @@ func within(ranges []Range, address, size uint64) bool {
 	return false
 }
 
+// Freed says whether the address lies in what a kernel frees when it has booted (mm/page_alloc.c or init/main.c: free_initmem, which
+// frees from __init_begin to __init_end).
+func (k *Kernel) Freed(address uint64) bool {
+	a, b := k.Symbols.LookupIn("", "__init_begin"), k.Symbols.LookupIn("", "__init_end")
+	return len(a) == 1 && len(b) == 1 && address >= a[0].Address && address < b[0].Address
+}
+
 // ReadOnlyAfterInit says whether what lies at the address can never change again: include/linux/cache.h:
 // __ro_after_init, in the kernel proper between two symbols, in a module the section .data..ro_after_init. When a module's
 // sections cannot be read it says yes, the answer that does no harm.

@@ -62,8 +62,8 @@ type Output struct {
 
 	Functions []update.Function
 	Slots     []update.Slot
-	// New, Escapes and Notes are as in update.Part.
-	New, Escapes, Notes []string
+	// New, Globals, Escapes and Notes are as in update.Part.
+	New, Globals, Escapes, Notes []string
 }
 
 // builder is one part in the making.
@@ -129,7 +129,7 @@ func (b *builder) build() error {
 	if err := d.describe(machine); err != nil {
 		return err
 	}
-	for _, l := range []*[]string{&b.out.New, &b.out.Escapes, &b.out.Notes} {
+	for _, l := range []*[]string{&b.out.New, &b.out.Globals, &b.out.Escapes, &b.out.Notes} {
 		slices.Sort(*l)
 		*l = slices.Compact(*l)
 	}
@@ -140,17 +140,8 @@ func (b *builder) build() error {
 	return nil
 }
 
-// findShared lists the new global symbols, and refuses functions that moved from one unit to another: run has them already.
+// findShared lists the new global symbols.
 func (b *builder) findShared() error {
-	removed := map[string]string{}
-	for i := range b.in.Units {
-		u := &b.in.Units[i]
-		for _, f := range u.Result.Functions {
-			if f.Kind == diff.Removed && f.Pre.Bind != elf.STB_LOCAL {
-				removed[f.Name] = u.Unit.Object
-			}
-		}
-	}
 	for i := range b.in.Units {
 		u := &b.in.Units[i]
 		for _, p := range u.Closure.Pieces {
@@ -161,13 +152,11 @@ func (b *builder) findShared() error {
 				if y.Bind == elf.STB_LOCAL {
 					continue
 				}
-				if from, ok := removed[y.Name]; ok {
-					return fmt.Errorf("%s: %s moved here from %s: the running kernel has it there; keep it where it is", u.Unit.Object, y.Name, from)
-				}
 				if o := b.shared[y.Name]; o != nil && o != u {
 					return fmt.Errorf("%s: %s is new in %s, too", u.Unit.Object, y.Name, o.Unit.Object)
 				}
 				b.shared[y.Name] = u
+				b.out.Globals = append(b.out.Globals, y.Name)
 			}
 		}
 	}

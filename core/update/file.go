@@ -206,7 +206,7 @@ func decode(payload []byte) (*Update, error) {
 	content := io.LimitReader(dec, maxContent)
 	tr := tar.NewReader(content)
 	u := &Update{Files: map[string][]byte{}}
-	seen := false
+	seen, left := false, int64(maxContent)
 	for {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -215,8 +215,9 @@ func decode(payload []byte) (*Update, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: archive: %w", ErrAltered, err)
 		}
-		if h.Size > maxContent {
-			return nil, fmt.Errorf("%w: member %s of %d bytes is more than an update may have", ErrAltered, h.Name, h.Size)
+		// A sparse member takes little of the archive and much memory.
+		if left -= h.Size; left < 0 {
+			return nil, fmt.Errorf("%w: with member %s of %d bytes it is more than an update may have", ErrAltered, h.Name, h.Size)
 		}
 		b, err := io.ReadAll(tr)
 		if err != nil {

@@ -5,7 +5,7 @@ package update
 import "github.com/ksplice/ksplice/sdk/arch"
 
 // FormatVersion is the version of the file format that this package writes.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // Manifest says everything about an update that is not code.
 type Manifest struct {
@@ -85,6 +85,8 @@ type Part struct {
 	Functions []Function `json:"functions"`
 	// New lists functions and data that are new.
 	New []string `json:"new,omitempty"`
+	// Globals are those of New that code of other units may name: the running kernel must not have them.
+	Globals []string `json:"globals,omitempty"`
 	// Slots are the part's unknowns, by number.
 	Slots []Slot `json:"slots"`
 	// Escapes names the new code and data whose address escapes: they keep the part mapped after undo.

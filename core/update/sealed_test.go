@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -97,6 +98,56 @@ func TestSealed(t *testing.T) {
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
 			t.Errorf("%s: %v, want %v with %q", c.name, err, c.want, c.words)
 		}
+	}
+}
+
+// TestSparse: members that take no place in the archive are counted by what they take in memory.
+func TestSparse(t *testing.T) {
+	var payload bytes.Buffer
+	enc, err := zstd.NewWriter(&payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tw := tar.NewWriter(enc)
+	write := func(h *tar.Header, content string) {
+		t.Helper()
+		if err := tw.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tw.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(&tar.Header{Name: manifestName, Mode: 0o644, Size: 2}, "{}")
+	// A hole of 1000 MiB; the second member's records are those of GNU tar's sparse format 1.0, which the library reads and does not
+	// write: they are put in place of records of the same length.
+	for _, name := range []string{"a", "b"} {
+		const sparse = "0\n"
+		map_ := sparse + strings.Repeat("\x00", 512-len(sparse))
+		write(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(map_)), Format: tar.FormatPAX, PAXRecords: map[string]string{
+			"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.name": name, "XXX.sparse.realsize": "1048576000"}}, map_)
+	}
+	if err := tw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := enc.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dec, err := zstd.NewReader(&payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := io.ReadAll(dec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive = bytes.ReplaceAll(archive, []byte("XXX.sparse"), []byte("GNU.sparse"))
+	writer, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode(writer.EncodeAll(archive, nil)); !errors.Is(err, ErrAltered) || !strings.Contains(err.Error(), "member b of 1048576000 bytes") {
+		t.Errorf("err = %v, want %v", err, ErrAltered)
 	}
 }
 
