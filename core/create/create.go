@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -174,21 +176,18 @@ func (r *run) parse() error {
 	}
 	r.patches = append(r.patches, p)
 	var reasons []string
-	code := 0
 	for _, f := range p.Files {
 		switch c := patch.Classify(f.Path()); c.Class {
 		case patch.Refused:
 			reasons = append(reasons, f.Path()+": "+c.Reason)
 		case patch.Ignored:
 			r.report.Notes = append(r.report.Notes, f.Path()+": "+c.Reason)
-		default:
-			code++
 		}
 	}
 	if len(reasons) > 0 {
 		return refuse(ReasonUnsupported, reasons...)
 	}
-	if code == 0 {
+	if len(code(p)) == 0 {
 		return refuse(ReasonNoEffect, "it touches no code")
 	}
 	if r.o.Description == "" {
@@ -231,14 +230,14 @@ func (r *run) prepare(ctx context.Context) error {
 // patch applies to plain text, and what is compiled is stabilised against the tree.
 func (r *run) applyPatches() error {
 	plain := map[string][]byte{}
-	read := func(path string) ([]byte, error) {
-		if b, ok := plain[path]; ok {
+	read := func(name string) ([]byte, error) {
+		if b, ok := plain[name]; ok {
 			if b == nil {
 				return nil, os.ErrNotExist
 			}
 			return b, nil
 		}
-		return os.ReadFile(r.tree.Source + "/" + path)
+		return os.ReadFile(r.tree.Source + "/" + name)
 	}
 	r.post = map[string][]byte{}
 	for i, p := range r.patches {
@@ -253,17 +252,17 @@ func (r *run) applyPatches() error {
 			}
 			return err
 		}
-		for path, b := range changed {
-			plain[path], r.post[path] = b, b
-			before, err := os.ReadFile(r.tree.Source + "/" + path)
+		for name, b := range changed {
+			plain[name], r.post[name] = b, b
+			before, err := os.ReadFile(r.tree.Source + "/" + name)
 			if b == nil || errors.Is(err, os.ErrNotExist) {
 				continue
 			}
 			if err == nil {
-				r.post[path], err = patch.StabilizeLines(before, b, path)
+				r.post[name], err = patch.StabilizeLines(before, b, name)
 			}
 			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 	}
@@ -273,21 +272,38 @@ func (r *run) applyPatches() error {
 // affected asks which units the patch reaches.
 func (r *run) affected(ctx context.Context) error {
 	p := r.patches[len(r.patches)-1]
-	var paths []string
-	added, removed, headers := 0, 0, false
+	paths, added, removed := code(p), 0, 0
 	for _, f := range p.Files {
 		added, removed = added+f.Added, removed+f.Removed
-		if patch.Classify(f.Path()).Class != patch.Ignored {
-			paths = append(paths, f.Path())
-			headers = headers || strings.HasSuffix(f.Path(), ".h")
-		}
 	}
-	units, err := r.o.Builder.Affected(ctx, r.tree, append(paths, r.o.Units...))
+	asked := slices.Clone(paths)
+	for i, u := range r.o.Units {
+		r.o.Units[i] = path.Clean(u)
+		asked = append(asked, r.o.Units[i])
+	}
+	units, err := r.o.Builder.Affected(ctx, r.tree, asked)
 	if err != nil {
 		return err
 	}
+	if base := r.patches[:len(r.patches)-1]; len(base) > 0 && slices.ContainsFunc(paths, func(p string) bool { return !compiled(units, p) }) {
+		// The tree does not say who includes what since the base: its files are looked at themselves.
+		for _, b := range base {
+			asked = append(asked, code(b)...)
+		}
+		if units, err = r.o.Builder.Affected(ctx, r.tree, asked); err != nil {
+			return err
+		}
+	}
 	if len(units) == 0 {
 		return refuse(ReasonNotBuilt, fmt.Sprintf("this kernel builds nothing of what it touches (%s)", strings.Join(paths, ", ")))
+	}
+	for _, u := range r.o.Units {
+		if !compiled(units, u) {
+			return refuse(ReasonNotBuilt, fmt.Sprintf("this kernel compiles no %s, which --unit names: give a source file as the tree has it, for example fs/exec.c", u))
+		}
+	}
+	if err := r.unbuilt(ctx, paths, units); err != nil {
+		return err
 	}
 	sort.Slice(units, func(i, j int) bool { return units[i].Object < units[j].Object })
 	for i := range units {
@@ -295,10 +311,48 @@ func (r *run) affected(ctx context.Context) error {
 	}
 	r.report.Units = len(units)
 	text := fmt.Sprintf("%s, +%d -%d: %s", count(len(p.Files), "file"), added, removed, count(len(units), "translation unit"))
-	if headers && len(units) > 1 {
+	if slices.ContainsFunc(paths, isHeader) && len(units) > 1 {
 		text += " (those that include the patched headers)"
 	}
 	r.o.Say("patch", text)
+	return nil
+}
+
+// code lists the files of a patch that may change code.
+func code(p *patch.Patch) []string {
+	var out []string
+	for _, f := range p.Files {
+		if patch.Classify(f.Path()).Class != patch.Ignored {
+			out = append(out, f.Path())
+		}
+	}
+	return out
+}
+
+func isHeader(file string) bool { return strings.HasSuffix(file, ".h") }
+
+// compiled says that a file is the source of one of the units.
+func compiled(units []backend.Unit, file string) bool {
+	return slices.ContainsFunc(units, func(u backend.Unit) bool { return u.Source == file })
+}
+
+// unbuilt notes the patched files that this kernel makes nothing of, where it does of others.
+func (r *run) unbuilt(ctx context.Context, paths []string, units []backend.Unit) error {
+	if len(paths) < 2 {
+		return nil
+	}
+	for _, p := range paths {
+		if compiled(units, p) {
+			continue
+		}
+		of, err := r.o.Builder.Affected(ctx, r.tree, []string{p})
+		if err != nil {
+			return err
+		}
+		if len(of) == 0 {
+			r.report.Notes = append(r.report.Notes, p+": this kernel builds nothing of it")
+		}
+	}
 	return nil
 }
 

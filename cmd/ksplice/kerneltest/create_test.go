@@ -2,11 +2,14 @@ package kerneltest
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +35,7 @@ func TestCreate(t *testing.T) {
 		patch := filepath.Join(l.share, "uptime-words.patch")
 		t.Run("same bytes", func(t *testing.T) { l.sameBytes(t, patch, want) })
 		t.Run("header", func(t *testing.T) { l.headerLayout(t) })
+		t.Run("reach", func(t *testing.T) { l.reach(t) })
 		t.Run("vanilla tree", func(t *testing.T) { l.vanilla(t, e, patch) })
 	})
 }
@@ -115,6 +119,76 @@ func (l *lab) headerLayout(t *testing.T) {
 	objects, err := filepath.Glob(filepath.Join(cache, "objects", "*", "*", "*.o"))
 	if err != nil || len(objects) > 4 {
 		t.Errorf("%d objects were compiled (%v), want two units at most, before and after: one tells the types, the other uses the changed one", len(objects), err)
+	}
+}
+
+// baseHeader gives a unit a header of its own; onHeader changes that and adds a file that no makefile names.
+const (
+	baseHeader = `--- /dev/null
++++ b/fs/proc/words.h
+@@ -0,0 +1 @@
++#define WORDS "base\n"
+--- a/fs/proc/uptime.c
++++ b/fs/proc/uptime.c
+@@ -10,4 +10,5 @@
+ #include "internal.h"
++#include "words.h"
+ 
+ static int uptime_proc_show(struct seq_file *m, void *v)
+ {
+@@ -35,4 +36,5 @@
+ 			(unsigned long) idle.tv_sec,
+ 			(idle.tv_nsec / (NSEC_PER_SEC / 100)));
++	seq_puts(m, WORDS);
+ 	return 0;
+ }
+`
+	onHeader = `--- a/fs/proc/words.h
++++ b/fs/proc/words.h
+@@ -1 +1 @@
+-#define WORDS "base\n"
++#define WORDS "last\n"
+--- /dev/null
++++ b/fs/proc/nobody.c
+@@ -0,0 +1 @@
++int nobody;
+`
+)
+
+// reach makes updates that stand on another one: who includes a header since then is compiled, too; a file of which nothing is built is
+// noted; and a further unit is named as people write it, or does not exist.
+func (l *lab) reach(t *testing.T) {
+	l.create(t, "base-header", []byte(baseHeader))
+	base := filepath.Join(l.share, "base-header.ksplice")
+	patch := filepath.Join(l.share, "on-header.patch")
+	if err := os.WriteFile(patch, []byte(onHeader), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	create := func(unit string) (out, errs string, exit int) {
+		return l.host(t, "create", "--patch", patch, "--kernel", l.kernel.Release, "--on", base, "--unit", unit, "--json", "-o", filepath.Join(l.share, "on-header.ksplice"))
+	}
+	out, errs, exit := create("./fs/proc/loadavg.c")
+	if exit != exitOK {
+		t.Fatalf("create: exit code %d\n%s%s", exit, out, errs)
+	}
+	var report struct {
+		Units   int      `json:"units"`
+		Notes   []string `json:"notes"`
+		Changed []struct {
+			Source string `json:"source"`
+		} `json:"changed"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if report.Units != 2 || len(report.Changed) != 1 || report.Changed[0].Source != "fs/proc/uptime.c" {
+		t.Errorf("units: %s", out)
+	}
+	if !slices.Contains(report.Notes, "fs/proc/nobody.c: this kernel builds nothing of it") {
+		t.Errorf("notes = %q", report.Notes)
+	}
+	if out, errs, exit := create("fs/proc/missing.c"); exit != exitRefused || !strings.Contains(errs, "this kernel compiles no fs/proc/missing.c, which --unit names") {
+		t.Errorf("a unit that does not exist: exit code %d\n%s%s", exit, out, errs)
 	}
 }
 
