@@ -5,13 +5,16 @@ package bind
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
@@ -166,11 +169,18 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 			return v, nil
 		}
 	}
+	// A static one cannot be anybody's export.
+	if s.Unit >= 0 {
+		if y := in.Units[s.Unit].File.Symbols[s.Symbol]; y.Section != nil && y.Bind == elf.STB_LOCAL {
+			return 0, &Error{part.Name, s.Name, "no code that was matched names it, so nothing proves where it is"}
+		}
+	}
 	candidates := in.Kernel.Symbols.Lookup(s.Name)
 	var exported []kernel.Symbol
 	for _, c := range candidates {
 		// Static-call trampolines are exported with their key, or named by generated code only (include/linux/static_call.h).
-		if strings.HasPrefix(s.Name, "__SCT__") || len(in.Kernel.Symbols.LookupIn(c.Module, "__ksymtab_"+s.Name)) > 0 {
+		trampoline := strings.HasPrefix(s.Name, "__SCT__") && (c.Module == "" || c.Module == part.Target)
+		if trampoline || len(in.Kernel.Symbols.LookupIn(c.Module, "__ksymtab_"+s.Name)) > 0 {
 			exported = append(exported, c)
 		}
 	}
@@ -208,24 +218,63 @@ func (in *Input) absent(part *update.Part, name string) error {
 	return nil
 }
 
-// landing refuses a function whose landing pad for indirect branches run has sealed (arch/x86/kernel/alternative.c,
-// apply_seal_endbr, 6.12; apply_ibt_endbr, 6.1) and whose address the part takes: calling it through a pointer would fault.
+// padSize is the length of a landing pad for indirect branches.
+const padSize = 4
+
+// landing refuses a function whose address the part takes and whose entry is no landing pad for indirect branches: run has sealed
+// it (arch/x86/kernel/alternative.c, apply_seal_endbr, 6.12; apply_ibt_endbr, 6.1), or it never had one. Calling it through a pointer
+// would fault. Where pre takes the address too, the kernel's build has seen to it.
 func (in *Input) landing(part *update.Part, s *update.Slot, v uint64) error {
-	for ui, u := range in.Units {
+	pad := in.pad()
+	code := slices.ContainsFunc(in.Kernel.Symbols.At(v), func(y kernel.Symbol) bool { return strings.IndexByte("tTwW", y.Type) >= 0 })
+	if pad == nil || !code || in.taken(v) {
+		return nil
+	}
+	entry := make([]byte, padSize)
+	if err := in.Kernel.Memory.ReadMemory(entry, v); err != nil {
+		return &Error{part.Name, s.Name, fmt.Sprintf("its entry cannot be read: %v", err)}
+	}
+	if !bytes.Equal(entry, pad) {
+		return &Error{part.Name, s.Name, "the update takes the function's address, but the running kernel has sealed its entry against " +
+			"indirect calls, or never had a landing pad there"}
+	}
+	return nil
+}
+
+// pad is what landing pads look like in the units; nil where they have none.
+func (in *Input) pad() []byte {
+	for _, u := range in.Units {
 		for i := range u.Desc.Functions {
 			fn := &u.Desc.Functions[i]
-			f, ok := in.Solution.Function(ui, fn.Symbol)
-			if !ok || f.Address != v || !fn.Endbr || len(f.Run) < 4 {
-				continue
-			}
-			section := u.File.Sections[fn.Section].Data
-			if fn.Offset+4 <= uint64(len(section)) && !bytes.Equal(section[fn.Offset:fn.Offset+4], f.Run[:4]) {
-				return &Error{part.Name, s.Name, "the update takes the function's address, but the running kernel has sealed " +
-					"its entry against indirect calls"}
+			if data := u.File.Sections[fn.Section].Data; fn.Endbr && fn.Offset <= uint64(len(data)) && uint64(len(data))-fn.Offset >= padSize {
+				return data[fn.Offset : fn.Offset+padSize]
 			}
 		}
 	}
 	return nil
+}
+
+// taken says that a pre object takes the address v.
+func (in *Input) taken(v uint64) bool {
+	for ui, u := range in.Units {
+		for i := range u.Desc.Refs {
+			r := &u.Desc.Refs[i]
+			if r.Kind != arch.RefAddress || !lasting(u.File.Sections[r.Section]) {
+				continue
+			}
+			if a, ok := in.Solution.Value(ui, r.Symbol); ok && a+uint64(r.Offset) == v {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lasting says that addresses in a section are there to be used: it is code or data, no table about code that the kernel's build does not
+// count (tools/objtool/check.c: validate_ibt).
+func lasting(y *objfile.Section) bool {
+	return y.Flags&elf.SHF_EXECINSTR != 0 || y.Flags&elf.SHF_ALLOC != 0 &&
+		slices.ContainsFunc([]string{".data", ".rodata", ".ref.data"}, func(p string) bool { return strings.HasPrefix(y.Name, p) })
 }
 
 // ref finds the reference at a field slot's place.

@@ -140,6 +140,24 @@ func TestExported(t *testing.T) {
 	refused(t, err, "not exported")
 }
 
+// TestStaticUnsolved: an export of the name is not the static variable that new code means.
+func TestStaticUnsolved(t *testing.T) {
+	w := newWorld(t)
+	verbose := w.unit.Data(".data.verbose", "verbose", elf.STB_LOCAL)
+	w.Symbol("mod_a", "verbose", module+0x20)
+	w.Symbol("mod_a", "__ksymtab_verbose", module+0x28)
+	_, err := w.bind(t, &update.Part{Slots: []update.Slot{{Kind: update.SlotSymbol, Name: "verbose", Symbol: verbose}}})
+	refused(t, err, "verbose", "nothing proves where it is")
+	// Nor is another module's trampoline the kernel's.
+	w.Symbol("mod_a", "__SCT__x", module+0x30)
+	slot := []update.Slot{{Kind: update.SlotSymbol, Name: "__SCT__x", Unit: -1}}
+	_, err = w.bind(t, &update.Part{Target: "vmlinux", Slots: slot})
+	refused(t, err, "__SCT__x")
+	if b, err := w.bind(t, &update.Part{Name: "ksplice_0badcafe_mod_a", Target: "mod_a", Slots: slot}); err != nil || b.Values[0] != module+0x30 {
+		t.Errorf("the target's own: %+v, %v", b, err)
+	}
+}
+
 // TestAbsent: a new global function that run has, because it is weak there or came from another unit, is refused; a static one and what
 // the kernel freed are none.
 func TestAbsent(t *testing.T) {
@@ -248,6 +266,38 @@ func TestSealed(t *testing.T) {
 	refused(t, err, "f", "sealed")
 	if _, err = Part(in, part(w, false)); err != nil {
 		t.Errorf("its address is not taken: %v", err)
+	}
+}
+
+// TestSealedElsewhere: the entry counts, whoever's function it is, unless pre takes its address already. Data have none.
+func TestSealedElsewhere(t *testing.T) {
+	part := func(name string, symbol uint32) *update.Part {
+		return &update.Part{Slots: []update.Slot{{Kind: update.SlotSymbol, Name: name, Symbol: symbol, AddressTaken: true}}}
+	}
+	w := newWorld(t)
+	w.unit.Desc.Functions[0].Endbr = true
+	other := w.unit.Undefined("other")
+	w.unit.Func(".text.g", "g", elf.STB_GLOBAL, "g", matchtest.Ref{Symbol: "other"})
+	r := &w.unit.Desc.Refs[len(w.unit.Desc.Refs)-1]
+	r.Kind = arch.RefBranch
+	w.Symbol("", "g", text+0x1000)
+	w.Symbol("", "other", text+0x2000)
+	w.Memory[text+0x1000] = matchtest.Code("g", text+0x2000)
+	w.Memory[text+0x2000] = []byte("sealed, and more")
+	_, err := w.bind(t, part("other", other))
+	refused(t, err, "other", "sealed")
+	w.Memory[text+0x2000] = w.Memory[text]
+	if _, err := w.bind(t, part("other", other)); err != nil {
+		t.Errorf("with a landing pad: %v", err)
+	}
+	w.Memory[text+0x2000] = []byte("sealed, and more")
+	r.Kind = arch.RefAddress
+	if _, err := w.bind(t, part("other", other)); err != nil {
+		t.Errorf("pre takes the address: %v", err)
+	}
+	w.Symbols = append(w.Symbols, kernel.Symbol{Name: "jiffies", Address: data + 0x100, Type: 'D'})
+	if _, err := w.bind(t, part("jiffies", w.jiffies)); err != nil {
+		t.Errorf("data: %v", err)
 	}
 }
 

@@ -170,7 +170,7 @@ type work struct {
 	unit       int
 	fn         *arch.Function
 	p          place
-	weak       bool
+	weak       bool // another unit's may have replaced it
 	candidates []*candidate
 	tried      map[uint64]bool
 	done       bool
@@ -243,6 +243,7 @@ func run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit, redi
 			break
 		}
 	}
+	m.exclude()
 	m.finish()
 	return m.sol, nil
 }
@@ -290,15 +291,19 @@ func (m *matcher) collect() error {
 			if err != nil {
 				return fmt.Errorf("architecture plugin: %w", err)
 			}
-			if s.Section == nil || uint32(s.Section.Index) != fn.Section || fn.Offset > s.Section.Size || fn.Size > s.Section.Size-fn.Offset {
+			if s.Section == nil || uint32(s.Section.Index) != fn.Section || fn.Offset > uint64(len(s.Section.Data)) || fn.Size > uint64(len(s.Section.Data))-fn.Offset {
 				return fmt.Errorf("architecture plugin: %s: function %s does not lie in its section", unit.Name, fn.Name)
 			}
 			f := Function{Unit: ui, Object: unit.Name, Symbol: fn.Symbol, Name: fn.Name}
 			m.sol.byName[functionKey{ui, fn.Symbol}] = len(m.sol.Functions)
-			if discarded(s.Section.Name) {
+			weak := s.Bind == elf.STB_WEAK
+			switch {
+			case discarded(s.Section.Name):
 				f.Status, f.Reason = StatusDiscarded, "section "+s.Section.Name+" is gone once it has run"
-			} else {
-				m.work = append(m.work, &work{index: len(m.sol.Functions), unit: ui, fn: fn, weak: s.Bind == elf.STB_WEAK,
+			case weak && unit.Module == "" && m.linked(fn.Name, 'T', 'D', 'R') && !m.linked(fn.Name, 'W', 'w'):
+				f.Status, f.Reason = StatusOverridden, "the running kernel has another unit's in its place"
+			default:
+				m.work = append(m.work, &work{index: len(m.sol.Functions), unit: ui, fn: fn, weak: weak && !(unit.Module == "" && m.linked(fn.Name, 'W', 'w')),
 					p:     place{variable{unit: ui, section: fn.Section}, fn.Offset},
 					tried: map[uint64]bool{}})
 			}
@@ -306,6 +311,12 @@ func (m *matcher) collect() error {
 		}
 	}
 	return nil
+}
+
+// linked says that the kernel proper has a symbol of one of the types that nm(1) prints. Those of weak functions stay weak when the
+// kernel is linked; where a strong one replaced them only that is there.
+func (m *matcher) linked(name string, types ...byte) bool {
+	return slices.ContainsFunc(m.k.Symbols.LookupIn("", name), func(y kernel.Symbol) bool { return slices.Contains(types, y.Type) })
 }
 
 // round tries new candidates, drops what equations contradict and accepts what is unique. It reports whether anything moved.
@@ -564,17 +575,42 @@ func (m *matcher) misnamed(e equation) string {
 			have = m.k.Symbols.Lookup(v.name) // another module may export it
 		}
 	} else {
-		y := m.u.named[v]
-		if y == nil {
-			return ""
+		for _, y := range m.u.named[v] {
+			if have = m.k.Symbols.LookupIn(m.u.units[v.unit].Module, y.Name); !hasAddress(have, value+y.Value) {
+				name, value = y.Name, value+y.Value
+				break
+			}
 		}
-		name, have = y.Name, m.k.Symbols.LookupIn(m.u.units[v.unit].Module, y.Name)
-		value += y.Value
 	}
-	if len(have) == 0 || slices.ContainsFunc(have, func(s kernel.Symbol) bool { return s.Address == value }) {
+	if name == "" || hasAddress(have, value) {
 		return ""
 	}
 	return fmt.Sprintf("at +%#x run names %s for %s, which the kernel's symbol table has at %#x", e.at, m.nameOf(value), name, have[0].Address)
+}
+
+// hasAddress says that one of the symbols lies at an address, or that there are none.
+func hasAddress(have []kernel.Symbol, address uint64) bool {
+	return len(have) == 0 || slices.ContainsFunc(have, func(s kernel.Symbol) bool { return s.Address == address })
+}
+
+// exclude refuses functions that were found where another one is.
+func (m *matcher) exclude() {
+	by := map[uint64]*work{}
+	for _, w := range m.work {
+		if !w.done {
+			continue
+		}
+		f := &m.sol.Functions[w.index]
+		o := by[f.Address]
+		if o == nil {
+			by[f.Address] = w
+			continue
+		}
+		if o.p != w.p {
+			f.Status = StatusMismatch
+			f.Reason = fmt.Sprintf("it is found at %#x, where %s of %s is", f.Address, o.fn.Name, m.u.units[o.unit].Name)
+		}
+	}
 }
 
 // finish gives every undecided function its verdict.

@@ -269,6 +269,78 @@ func TestWeak(t *testing.T) {
 	}
 }
 
+// TestWeakLinked: the kernel's symbol table says whether a weak function was linked: then it must match, else the strong one is
+// not it, however alike they are.
+func TestWeakLinked(t *testing.T) {
+	for _, x := range []struct {
+		kind byte
+		code string
+		want match.Status
+	}{{'T', "w", match.StatusOverridden}, {'T', "strong", match.StatusOverridden}, {'W', "w", match.StatusMatched}, {'W', "changed", match.StatusMismatch}} {
+		w := matchtest.New(t)
+		w.Unit("a.o", "").Func(".text.w", "w", weak, "w")
+		w.Symbols = append(w.Symbols, kernel.Symbol{Name: "w", Address: text, Type: x.kind})
+		w.Memory[text] = matchtest.Code(x.code)
+		s := solve(t, w, around{})
+		if f := &s.Functions[0]; f.Status != x.want || f.Status != match.StatusMatched && f.Reason == "" {
+			t.Errorf("%c %s: %s, %q; want %s", x.kind, x.code, f.Status, f.Reason, x.want)
+		}
+	}
+}
+
+// TestExclusive: one place of run is one function.
+func TestExclusive(t *testing.T) {
+	w := matchtest.New(t)
+	w.Unit("a.o", "").Func(".text.f", "f", local, "f")
+	w.Unit("b.o", "").Func(".text.f", "f", local, "f")
+	w.Symbol("", "f", text)
+	w.Memory[text] = matchtest.Code("f")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"f", match.StatusMatched, text}, verdict{"f", match.StatusMismatch, 0})
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "where f of a.o is") {
+		t.Errorf("Err = %v", err)
+	}
+}
+
+// TestOrder: what lies in one section must lie in run as it does in pre, as far as the symbol table tells.
+func TestOrder(t *testing.T) {
+	for _, second := range []uint64{8, 16} {
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "")
+		for _, n := range []string{"x", "y", "z"} {
+			u.Data(".data..read_mostly", n, local)
+		}
+		u.Func(".text.f", "f", global, "f", ref{Symbol: "x"})
+		w.Symbol("", "f", text)
+		w.Symbol("", "x", data)
+		w.Symbol("", "y", data+second)
+		w.Symbol("", "z", data+24-second)
+		w.Memory[text] = matchtest.Code("f", data)
+		s := solve(t, w, around{})
+		if second == 8 {
+			verdicts(t, s, verdict{"f", match.StatusMatched, text})
+			value(t, s, 0, 2, data+8)
+			continue
+		}
+		verdicts(t, s, verdict{"f", match.StatusMismatch, 0})
+		if r := s.Functions[0].Reason; !strings.Contains(r, "y") {
+			t.Errorf("reason = %q", r)
+		}
+	}
+}
+
+// TestHugeSection: a section without content cannot hold code.
+func TestHugeSection(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	u.Func(".text.f", "f", global, "f")
+	u.File.Section(".text.f").Size, u.Desc.Functions[0].Size = 1<<62, 1<<61
+	w.Symbol("", "f", text)
+	if _, err := match.Run(t.Context(), w.Kernel(true), w, w.Units()); err == nil || !strings.Contains(err.Error(), "does not lie in its section") {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 func TestMismatch(t *testing.T) {
 	w := matchtest.New(t)
 	w.Unit("a.o", "").Func(".text.f", "f", global, "f")

@@ -54,20 +54,18 @@ type unknowns struct {
 	units   []*Unit
 	globals map[variable]place // global symbols that units define
 	solved  map[variable]value
-	named   map[variable]*objfile.Symbol // of a section, the first function or object in it; names with the compiler's numbers move
+	named   map[variable][]*objfile.Symbol // of a section, the functions and objects in it; names with numbers of the compiler's move
 }
 
 func newUnknowns(units []*Unit) *unknowns {
 	u := &unknowns{units: units, globals: map[variable]place{}, solved: map[variable]value{},
-		named: map[variable]*objfile.Symbol{}}
+		named: map[variable][]*objfile.Symbol{}}
 	for i, unit := range units {
 		for _, s := range unit.File.Symbols {
 			if s.Section != nil && (s.Type == elf.STT_FUNC || s.Type == elf.STT_OBJECT) && s.Bind != elf.STB_WEAK &&
-				!strings.Contains(s.Name, ".") {
+				!strings.Contains(s.Name, ".") && !strings.HasPrefix(s.Name, "__UNIQUE_ID_") {
 				v := variable{unit: i, section: uint32(s.Section.Index)}
-				if o := u.named[v]; o == nil || s.Value < o.Value {
-					u.named[v] = s
-				}
+				u.named[v] = append(u.named[v], s)
 			}
 			if s.Section == nil || s.Bind != elf.STB_GLOBAL || s.Name == "" {
 				continue

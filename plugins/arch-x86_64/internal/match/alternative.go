@@ -79,7 +79,7 @@ func (c *comparison) add(x claims) {
 }
 
 // either combines the claims of forms that all fit the bytes: where one claims nothing it is proved; where they differ in the
-// names of a branch's target only, any of the names will do.
+// names of a branch's target only, any of the names will do. An address is learned only where all forms give it.
 func either(fit []claims) claims {
 	for _, x := range fit {
 		if len(x.equations)+len(x.obligations)+len(x.pending) == 0 {
@@ -88,7 +88,11 @@ func either(fit []claims) claims {
 	}
 	out := fit[0]
 	for _, x := range fit[1:] {
-		if !slices.Equal(out.equations, x.equations) || !slices.EqualFunc(out.obligations, x.obligations, sameButNames) {
+		if !slices.Equal(out.equations, x.equations) {
+			out.equations = slices.DeleteFunc(slices.Clone(out.equations), func(e arch.Equation) bool { return !slices.Contains(x.equations, e) })
+			continue
+		}
+		if !slices.EqualFunc(out.obligations, x.obligations, sameButNames) {
 			continue
 		}
 		for i := range out.obligations {

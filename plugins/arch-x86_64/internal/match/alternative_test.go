@@ -2,6 +2,7 @@ package match
 
 import (
 	"debug/elf"
+	"slices"
 	"strings"
 	"testing"
 
@@ -203,6 +204,10 @@ func TestEither(t *testing.T) {
 	other := claims{obligations: symbolAt(0, 2, "c")}
 	if got := either([]claims{a, other, b}); strings.Join(got.obligations[0].Names, " ") != "a b" {
 		t.Errorf("names %v, want a b", got.obligations[0].Names)
+	}
+	x, y := arch.Equation{Symbol: 1, Value: 8}, arch.Equation{Symbol: 2, Value: 8}
+	if got := either([]claims{{equations: []arch.Equation{x, y}}, {equations: []arch.Equation{y}}}); !slices.Equal(got.equations, []arch.Equation{y}) {
+		t.Errorf("equations %v, want what both say", got.equations)
 	}
 	if got := either([]claims{a, {}}); len(got.obligations) != 0 {
 		t.Errorf("a form without claims leaves %v", got.obligations)
