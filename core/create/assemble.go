@@ -76,7 +76,8 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	return u, nil
 }
 
-// kept returns the units that travel with the update: those with differences, and those that were asked for.
+// kept returns the units that travel with the update: those with differences, those whose names new code of others may use from now on,
+// and those that were asked for.
 func (r *run) kept() []*unit {
 	asked := map[string]bool{}
 	for _, s := range r.o.Units {
@@ -84,14 +85,14 @@ func (r *run) kept() []*unit {
 	}
 	var out []*unit
 	for _, u := range r.units {
-		if u.differs() || asked[u.Source] {
+		if u.differs() || asked[u.Source] || len(u.result.Exposed()) > 0 {
 			out = append(out, u)
 		}
 	}
 	return out
 }
 
-func (u *unit) differs() bool { return len(u.result.Functions) > 0 }
+func (u *unit) differs() bool { return u.result.Defines() }
 
 // part makes one part.
 func (r *run) part(ctx context.Context, m *update.Manifest, target string, units []*unit, which []int) (*update.Part, []byte, error) {
@@ -114,7 +115,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 	}
 	for i, x := range units {
 		if !x.differs() && (x.Module == target || x.Module == "" && target == vmlinux) {
-			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff})
+			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff, Result: x.result})
 		}
 	}
 	out, err := part.Build(&in)

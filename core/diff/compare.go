@@ -98,7 +98,7 @@ func firstDifference(x, y []byte) int {
 func (c *comparer) references(a, b *item) string {
 	x, y := c.pre.refsIn(a.section, a.start, a.end), c.post.refsIn(b.section, b.start, b.end)
 	for k := 0; k < len(x) && k < len(y); k++ {
-		if x[k].At-a.start != y[k].At-b.start || x[k].Type != y[k].Type {
+		if x[k].At-a.start != y[k].At-b.start || !sameField(x[k], y[k]) {
 			return fmt.Sprintf("relocation at %+#x", min(x[k].At-a.start, y[k].At-b.start))
 		}
 		if why := c.places(c.pre.target(x[k]), c.post.target(y[k])); why != "" {
@@ -124,6 +124,12 @@ func (c *comparer) references(a, b *item) string {
 		return fmt.Sprintf("%d branches out of it -> %d", len(p), len(q))
 	}
 	return ""
+}
+
+// sameField says that two references are of one form. A branch to a local symbol and one to a global symbol may have different
+// relocations (R_X86_64_PC32 and PLT32) of the same meaning.
+func sameField(a, b *arch.Ref) bool {
+	return a.Type == b.Type || a.Kind == arch.RefBranch && b.Kind == arch.RefBranch && a.PCRel == b.PCRel && a.Size == b.Size
 }
 
 // places says whether two places mean the same: "" or what they are.

@@ -8,7 +8,9 @@
 package diff
 
 import (
+	"debug/elf"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/ksplice/ksplice/core/objfile"
@@ -115,6 +117,27 @@ func Compare(pre, post *Object) (*Result, error) {
 	r.listPairs()
 	r.sort()
 	return r, nil
+}
+
+// Exposed lists the functions and data of pre that only this unit could name, and that post has under global names: by those.
+func (r *Result) Exposed() map[string]*objfile.Symbol {
+	out := map[string]*objfile.Symbol{}
+	for _, b := range r.post.all {
+		if b.pair == nil || !b.pair.local() || b.pair.symbol == nil {
+			continue
+		}
+		for _, y := range b.names {
+			if y.Bind != elf.STB_LOCAL {
+				out[y.Name] = b.pair.symbol
+			}
+		}
+	}
+	return out
+}
+
+// Defines says that post has functions that differ, or global data that pre lacks.
+func (r *Result) Defines() bool {
+	return len(r.Functions) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
 }
 
 // listPairs lists the variables that were paired in spite of their names.

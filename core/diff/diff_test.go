@@ -118,6 +118,8 @@ func TestCompare(t *testing.T) {
 			`struct d { const char *text; int line; }; int f(int x) { section("__dyndbg") static struct d descriptor = { "new", 1 }; use(&descriptor); return x; }
 			 int g(int x) { section("__dyndbg") static struct d descriptor = { "g", 2 }; use(&descriptor); return x; }`,
 			[]string{"changed function f: reference at +0x6: descriptor.1 -> descriptor.1", "new data descriptor.1: not in pre", "removed data descriptor.1: not in post"}},
+		{"a static function becomes global", `noinline static int s(int x) { return ext(x) + 1; } int f(int x) { return s(x) * 3; }`,
+			`noinline int s(int x) { return ext(x) + 1; } int f(int x) { return s(x) * 3; }`, nil},
 		{"shared section",
 			`section(".sched.text") noinline int a(int x) { return x + 1; } section(".sched.text") int b(int x) { return a(x) * 3; }`,
 			`section(".sched.text") noinline int a(int x) { return x * 7 + ext(x); } section(".sched.text") int b(int x) { return a(x) * 3; }`,

@@ -48,8 +48,9 @@ type UnitInput struct {
 
 // OtherUnit is a unit without differences.
 type OtherUnit struct {
-	Index int
-	Pre   *diff.Object
+	Index  int
+	Pre    *diff.Object
+	Result *diff.Result
 }
 
 // Output is a part before it is linked, and what the manifest says of it.
@@ -210,8 +211,19 @@ func sectionName(y *objfile.Symbol) string {
 	return y.Section.Name
 }
 
-// known finds a global symbol that another matched unit of the target defines or at least names.
+// known finds a symbol that another matched unit of the target defines or at least names, or that it has under a local name and the
+// patch makes global.
 func (b *builder) known(name string) (unit int, y *objfile.Symbol) {
+	for i := range b.in.Units {
+		if y := b.in.Units[i].Result.Exposed()[name]; y != nil {
+			return b.in.Units[i].Index, y
+		}
+	}
+	for i := range b.in.Others {
+		if y := b.in.Others[i].Result.Exposed()[name]; y != nil {
+			return b.in.Others[i].Index, y
+		}
+	}
 	found := func(index int, o *diff.Object, defined bool) bool {
 		y = o.File.Symbol(name)
 		unit = index

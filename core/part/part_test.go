@@ -339,6 +339,67 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestExposed: a static variable and a static function that become global are the running kernel's for other units, too, whether or not
+// anything else of their unit changes.
+func TestExposed(t *testing.T) {
+	const statics = "static int v; __attribute__((noinline)) static int s(int n) { return v += n; } int b(int n) { return s(n) * 3; }"
+	user := func() *Input {
+		return input(t, "int a(int n) { return n * 54321; }", "extern int v, s(int); int a(int n) { return s(n) + v; }")
+	}
+	for what, post := range map[string]string{
+		"nothing else": strings.ReplaceAll(statics, "static ", ""),
+		"a change":     strings.ReplaceAll(strings.ReplaceAll(statics, "static ", ""), "* 3", "* 5"),
+	} {
+		in, other := user(), input(t, statics, post)
+		u := other.Units[0]
+		u.Index, u.Unit.Object = 1, "fs/v.o"
+		if u.Result.Defines() {
+			in.Units = append(in.Units, u)
+		} else {
+			in.Others = append(in.Others, OtherUnit{Index: 1, Pre: u.Pre, Result: u.Result})
+		}
+		if got := len(in.Units) == 2; got != (what == "a change") {
+			t.Fatalf("%s: the unit differs: %t: %+v", what, got, u.Result.Functions)
+		}
+		o := build(t, in)
+		found := 0
+		for _, s := range o.Slots {
+			y := (*objfile.Symbol)(nil)
+			if s.Unit == 1 {
+				y = u.Pre.File.Symbols[s.Symbol]
+			}
+			if (s.Name == "v" || s.Name == "s") && s.Kind == update.SlotSymbol {
+				found++
+				if y == nil || y.Name != s.Name {
+					t.Errorf("%s: slot %+v is not the other unit's", what, s)
+				}
+			}
+		}
+		if found < 2 {
+			t.Errorf("%s: slots %+v, want v and s among them", what, o.Slots)
+		}
+		link(t, o)
+	}
+}
+
+// TestNewData: a unit of which only a variable is new.
+func TestNewData(t *testing.T) {
+	a := input(t, "int a(int n) { return n * 54321; }", "extern int fresh; int a(int n) { return fresh + 1; }")
+	b := input(t, "int b(int n) { return n * 54321; }", "int fresh = 7; int b(int n) { return n * 54321; }")
+	b.Units[0].Index, b.Units[0].Unit.Object = 1, "fs/v.o"
+	if r := b.Units[0].Result; !r.Defines() {
+		t.Errorf("a new global variable is no definition: %+v", r.Data)
+	}
+	a.Units = append(a.Units, b.Units...)
+	o := build(t, a)
+	for _, s := range o.Slots {
+		if s.Name == "fresh" {
+			t.Errorf("slot %+v", s)
+		}
+	}
+	link(t, o)
+}
+
 func FuzzHooks(f *testing.F) {
 	o := objfile.New(elf.EM_X86_64)
 	s := &objfile.Section{Name: descriptionSection, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 8, Data: make([]byte, partSize+hookSize)}
