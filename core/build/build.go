@@ -149,7 +149,7 @@ func (b *Builder) Facts(ctx context.Context, tree *backend.Tree, expressions []a
 	if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &facts) == nil && facts != nil {
 		return facts, nil
 	}
-	dir, done, err := b.temporary("facts")
+	dir, done, err := b.Temporary("facts")
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (b *Builder) BuildID(tree *backend.Tree) (string, error) {
 // Link has a module made. Tree, Name, Glue, Objects, Script and Provided are the caller's; the work directory is made here.
 // The module stays until Close.
 func (b *Builder) Link(ctx context.Context, req *backend.LinkRequest, progress plugin.ProgressFunc) (*backend.LinkResponse, error) {
-	dir, done, err := b.temporary("link")
+	dir, done, err := b.Temporary("link")
 	if err != nil {
 		return nil, err
 	}

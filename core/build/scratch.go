@@ -14,8 +14,8 @@ type scratch struct {
 
 const lockSuffix = ".lock"
 
-// temporary makes an empty directory that lives as long as the run, or until done is called.
-func (b *Builder) temporary(name string) (dir string, done func(), err error) {
+// Temporary makes an empty directory that lives as long as the run, or until done is called.
+func (b *Builder) Temporary(name string) (dir string, done func(), err error) {
 	root, err := b.root()
 	if err != nil {
 		return "", nil, err

@@ -24,7 +24,7 @@ func there(path string) bool {
 
 func TestSweepScratch(t *testing.T) {
 	b := New(&fake{}, t.TempDir(), nil)
-	alive, _, err := b.temporary("x")
+	alive, _, err := b.Temporary("x")
 	if err != nil {
 		t.Fatal(err)
 	}

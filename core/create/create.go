@@ -106,11 +106,11 @@ type run struct {
 
 // Create makes an update.
 func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
-	dir, err := os.MkdirTemp("", "ksplice-create-*")
+	dir, done, err := o.Builder.Temporary("create")
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory to work in: %w", err)
+		return nil, nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer done()
 	r := &run{o: o, dir: dir, since: time.Now()}
 	if r.o.Say == nil {
 		r.o.Say = func(string, string) {}
@@ -177,11 +177,13 @@ func (r *run) parse() error {
 	r.patches = append(r.patches, p)
 	var reasons []string
 	for _, f := range p.Files {
-		switch c := patch.Classify(f.Path()); c.Class {
-		case patch.Refused:
-			reasons = append(reasons, f.Path()+": "+c.Reason)
-		case patch.Ignored:
-			r.report.Notes = append(r.report.Notes, f.Path()+": "+c.Reason)
+		for _, name := range f.Paths() {
+			switch c := patch.Classify(name); c.Class {
+			case patch.Refused:
+				reasons = append(reasons, name+": "+c.Reason)
+			case patch.Ignored:
+				r.report.Notes = append(r.report.Notes, name+": "+c.Reason)
+			}
 		}
 	}
 	if len(reasons) > 0 {
@@ -322,8 +324,10 @@ func (r *run) affected(ctx context.Context) error {
 func code(p *patch.Patch) []string {
 	var out []string
 	for _, f := range p.Files {
-		if patch.Classify(f.Path()).Class != patch.Ignored {
-			out = append(out, f.Path())
+		for _, name := range f.Paths() {
+			if patch.Classify(name).Class != patch.Ignored {
+				out = append(out, name)
+			}
 		}
 	}
 	return out

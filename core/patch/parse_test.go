@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -265,4 +266,18 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("apply: %v", err)
 		}
 	})
+}
+
+func TestPaths(t *testing.T) {
+	for _, x := range []struct {
+		f    File
+		want []string
+	}{
+		{File{Old: "a.c", New: "a.c"}, []string{"a.c"}}, {File{New: "a.c"}, []string{"a.c"}}, {File{Old: "a.c"}, []string{"a.c"}},
+		{File{Old: "a.c", New: "b.c"}, []string{"a.c", "b.c"}},
+	} {
+		if got := x.f.Paths(); !slices.Equal(got, x.want) {
+			t.Errorf("Paths of %q to %q = %q, want %q", x.f.Old, x.f.New, got, x.want)
+		}
+	}
 }

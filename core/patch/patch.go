@@ -65,6 +65,14 @@ func (f *File) Path() string {
 	return f.Old
 }
 
+// Paths returns the paths that the file has before and after, one where it keeps its name.
+func (f *File) Paths() []string {
+	if f.Old == "" || f.New == "" || f.Old == f.New {
+		return []string{f.Path()}
+	}
+	return []string{f.Old, f.New}
+}
+
 // Reverse returns the patch that takes this one back.
 func (p *Patch) Reverse() *Patch {
 	r := &Patch{Header: p.Header, Files: make([]*File, 0, len(p.Files))}

@@ -68,13 +68,8 @@ func (t *Tree) rememberCommand(u backend.Unit, flags []string, text string) erro
 // askCommands has kbuild make what the units need and say how it would compile each. The commands of units that it
 // cannot compile are missing in the answer; why is in what make said.
 func (t *Tree) askCommands(ctx context.Context, work string, units []backend.Unit, flags []string, jobs int) (map[string]string, *output, error) {
-	tmp, err := os.MkdirTemp("", "ksplice-commands-*")
+	mk, err := t.makefile(recordMakefile())
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory to work in: %w", err)
-	}
-	defer os.RemoveAll(tmp)
-	mk := filepath.Join(tmp, "record.mk")
-	if err := os.WriteFile(mk, []byte(recordMakefile()), 0o644); err != nil {
 		return nil, nil, fmt.Errorf("ask kbuild for commands: %w", err)
 	}
 	extra := map[string]string{"MAKEFILES": mk}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -65,28 +64,20 @@ type directories struct {
 	shared bool // what is learned holds for the tree itself
 }
 
-// directories prepares to evaluate in work. done removes what it needs while it runs, and remembers what was learned.
-func (t *Tree) directories(work string) (d *directories, done func(), err error) {
-	tmp, err := os.MkdirTemp("", "ksplice-units-*")
+// directories prepares to evaluate in work. Who is done calls save, so that what was learned is remembered.
+func (t *Tree) directories(work string) (*directories, error) {
+	mk, err := t.makefile(unitsMakefile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a directory to work in: %w", err)
+		return nil, fmt.Errorf("evaluate makefiles: %w", err)
 	}
-	mk := filepath.Join(tmp, "units.mk")
-	if err := os.WriteFile(mk, []byte(unitsMakefile), 0o644); err != nil {
-		os.RemoveAll(tmp)
-		return nil, nil, fmt.Errorf("evaluate makefiles: %w", err)
-	}
-	d = &directories{t: t, dir: work, env: t.env.at(work, map[string]string{"MAKEFILES": mk}), known: map[subdir]*directory{}, libs: map[string]bool{}, shared: work == t.Root()}
+	d := &directories{t: t, dir: work, env: t.env.at(work, map[string]string{"MAKEFILES": mk}), known: map[subdir]*directory{}, libs: map[string]bool{}, shared: work == t.Root()}
 	for _, dir := range strings.Fields(t.env["ARCH_LIB"] + " " + t.env["KBUILD_VMLINUX_LIBS"]) {
 		d.libs[path.Clean(strings.TrimSuffix(dir, "lib.a"))] = true
 	}
 	if d.shared {
 		d.load()
 	}
-	return d, func() {
-		d.save()
-		os.RemoveAll(tmp)
-	}, nil
+	return d, nil
 }
 
 const directoriesName = "directories.json"

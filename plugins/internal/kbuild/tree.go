@@ -133,6 +133,18 @@ func digest(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// makefile gives the path of a makefile with the given content, which make reads before the kernel's own.
+func (t *Tree) makefile(content string) (string, error) {
+	file := t.state("makefiles", digest(content)+".mk")
+	if _, err := os.Stat(file); err == nil {
+		return file, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return "", err
+	}
+	return file, writeFile(file, []byte(content))
+}
+
 // writeFile writes a file so that nobody ever sees half of it.
 func writeFile(path string, content []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")

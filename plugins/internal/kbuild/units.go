@@ -26,11 +26,11 @@ func Units(ctx context.Context, req *backend.UnitsRequest) (*backend.UnitsRespon
 	if work == "" {
 		work = t.Root()
 	}
-	d, done, err := t.directories(work)
+	d, err := t.directories(work)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer d.save()
 	s := &unitSearch{t: t, d: d, work: work}
 	if s.includes, err = t.includes(); err != nil {
 		return nil, err
