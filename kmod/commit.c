@@ -48,15 +48,18 @@ static int hold_parts(struct ksplice_transaction *t)
 	return 0;
 }
 
+/* Whoever unloads a part that was let go waits for the lock before it frees what we look at (ksplice_part_gone). */
 static void put_parts(struct ksplice_update *u)
 {
 	struct ksplice_loaded *p;
 
+	mutex_lock(&ksplice_lock);
 	list_for_each_entry(p, &u->parts, list) {
 		if (p->held)
 			module_put(p->mod);
 		p->held = false;
 	}
+	mutex_unlock(&ksplice_lock);
 }
 
 /*
