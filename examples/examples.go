@@ -219,6 +219,10 @@ var Refusals = []Refusal{
 	{"schedule", "apply", `schedule`},
 }
 
+// Always is an example with functions in which somebody always sleeps: it goes in with --freeze. "exercise asleep" sleeps in each of
+// them; the functions differ between kernels.
+var Always = Example{Name: "sleepers", Traits: Vmlinux, Targets: []string{"vmlinux"}}
+
 // Get returns an example by its name.
 func Get(name string) (Example, error) {
 	if i := slices.IndexFunc(All, func(e Example) bool { return e.Name == name }); i >= 0 {

@@ -33,7 +33,7 @@ func TestPatches(t *testing.T) {
 		}
 	}
 	for _, s := range series {
-		for _, e := range All {
+		for _, e := range append(slices.Clone(All), Always) {
 			b, err := e.Patch(s)
 			check(e.Name, b, err)
 		}
@@ -45,7 +45,7 @@ func TestPatches(t *testing.T) {
 }
 
 func TestEveryPatchIsListed(t *testing.T) {
-	listed := slices.Clone(notListed)
+	listed := append(slices.Clone(notListed), Always.Name)
 	for _, e := range All {
 		listed = append(listed, e.Name)
 	}

@@ -247,14 +247,15 @@ static void forget(struct ksplice_result *r)
 }
 
 /* Wait for stacks that look free of us; a stop is due after a while all the same, as only it can judge. */
-static void wait_for_stacks(struct ksplice_transaction *t)
+static bool wait_for_stacks(struct ksplice_transaction *t)
 {
 	int i;
 
 	for (i = 0; i < PRESCANS && !ksplice_prescan(t); i++) {
 		if (interrupted(t, PRESCAN_MS))
-			return;
+			break;
 	}
+	return !READ_ONCE(t->abort);
 }
 
 /* Try until nobody is in the way, something else is wrong, or the attempts are used up. */
@@ -265,15 +266,14 @@ static void attempts(struct ksplice_transaction *t)
 	int err;
 
 	for (attempt = 1; attempt <= t->attempts; attempt++) {
-		if (interrupted(t, attempt > 1 ? t->interval_ms : 0)) {
-			forget(r);
-			ksplice_fail(r, KSPLICE_INTERRUPTED, -EINTR, 0, "the commit was interrupted before the stop");
-			return;
-		}
+		if (interrupted(t, attempt > 1 ? t->interval_ms : 0))
+			goto interrupted;
 		r->attempts = attempt;
+		cond_resched();
 		if (attempt > 1 && ksplice_still_there(t))
 			continue;
-		wait_for_stacks(t);
+		if (!wait_for_stacks(t))
+			goto interrupted;
 		forget(r);
 		err = ksplice_stop(t);
 		if (err)
@@ -282,6 +282,10 @@ static void attempts(struct ksplice_transaction *t)
 		if (r->cause != KSPLICE_CONFLICT && r->cause != KSPLICE_UNSAFE_STACK)
 			return;
 	}
+	return;
+interrupted:
+	forget(r);
+	ksplice_fail(r, KSPLICE_INTERRUPTED, -EINTR, 0, "the commit was interrupted before the stop");
 }
 
 /* Name in the result, too, which function somebody is in. */
@@ -295,13 +299,18 @@ static void name_conflict(struct ksplice_transaction *t)
 		snprintf(r->where, sizeof(r->where), "process %d (%.16s) is in %s", c->pid, c->comm, c->function);
 }
 
+/* One commit runs at a time. */
+static u64 sequence;
+
 static void set_stage(struct ksplice_transaction *t, enum ksplice_stage stage)
 {
 	struct ksplice_update *u = t->update;
 
 	WRITE_ONCE(u->pause_ns, t->result.pause_ns);
-	if (stage == KSPLICE_APPLIED)
+	if (stage == KSPLICE_APPLIED) {
 		WRITE_ONCE(u->applied_at, ktime_get_real_seconds());
+		WRITE_ONCE(u->sequence, ++sequence);
+	}
 	WRITE_ONCE(u->stage, stage);
 }
 
@@ -329,7 +338,13 @@ static void apply(struct ksplice_transaction *t)
 	struct ksplice_update *u = t->update;
 	bool hooked = false;
 
-	if (hold_all(t) || make_ranges(t) || check_overlap(t) || prepare_apply(t) || map_patches(t))
+	if (hold_all(t)) {
+		/* Parts that are not held may go: look at none of their functions. */
+		ksplice_thaw(t);
+		put_parts(u);
+		return;
+	}
+	if (make_ranges(t) || check_overlap(t) || prepare_apply(t) || map_patches(t))
 		goto out;
 	if (ksplice_write_changes(u)) {
 		ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, 0, "the list of changes");
@@ -339,6 +354,7 @@ static void apply(struct ksplice_transaction *t)
 	if (!ksplice_hooks_veto(u, KSPLICE_HOOK_PRE_APPLY, &t->result))
 		attempts(t);
 out:
+	ksplice_thaw(t);
 	unmap_patches(u);
 	if (t->result.cause == KSPLICE_OK) {
 		set_stage(t, KSPLICE_APPLIED);
@@ -362,6 +378,7 @@ static void undo(struct ksplice_transaction *t)
 	if (!ksplice_hooks_veto(u, KSPLICE_HOOK_PRE_REVERSE, &t->result))
 		attempts(t);
 out:
+	ksplice_thaw(t);
 	unmap_patches(u);
 	if (t->result.cause != KSPLICE_OK) {
 		if (hooked)

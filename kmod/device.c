@@ -37,7 +37,7 @@ static int do_info(unsigned long arg)
 		.abi = KSPLICE_ABI,
 		.nr_slots = KSPLICE_NR_SLOTS,
 		.nr_key_copies = KSPLICE_NR_KEYS,
-		.features = KSPLICE_FEATURE_FTRACE,
+		.features = KSPLICE_FEATURE_FTRACE | KSPLICE_FEATURE_FREEZE,
 	};
 
 	return copy_out(arg, &info, sizeof(info));
@@ -292,6 +292,22 @@ static int do_conflicts(struct ksplice_transaction *t, unsigned long arg)
 	return err ?: copy_out(arg, &c, sizeof(c));
 }
 
+/* While the commit runs, too: it is that which tells who is in the way. */
+static int do_freeze(struct ksplice_transaction *t, unsigned long arg)
+{
+	struct ksplice_freeze freeze;
+	int err;
+
+	if (!t)
+		return -EINVAL;
+	if (copy_in(&freeze, arg, sizeof(freeze)))
+		return -EFAULT;
+	mutex_lock(&ksplice_lock);
+	err = ksplice_freeze(t, freeze.fd);
+	mutex_unlock(&ksplice_lock);
+	return err;
+}
+
 /* What prepares a transaction, under ksplice_lock. */
 static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -351,6 +367,8 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return do_wait(t, arg);
 	case KSPLICE_IOC_CONFLICTS:
 		return do_conflicts(t, arg);
+	case KSPLICE_IOC_FREEZE:
+		return do_freeze(t, arg);
 	}
 	return -ENOTTY;
 }

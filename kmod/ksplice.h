@@ -25,6 +25,7 @@
 #define KSPLICE_MAX_COPIES	4096	/* of a part */
 #define KSPLICE_MAX_HOOKS	256	/* of a part */
 #define KSPLICE_MAX_CONFLICTS	64
+#define KSPLICE_MAX_THAW	64
 #define KSPLICE_JUMP_LEN	5	/* e9 and a 32-bit distance */
 
 /*
@@ -113,10 +114,12 @@ struct ksplice_update {
 	struct list_head functions;	/* struct ksplice_function, of all parts */
 	struct list_head held;	/* struct ksplice_held */
 	u32 nr_parts;		/* registered */
+	struct module *coming;	/* the part that is being loaded */
 	bool busy;		/* a transaction refers to it */
 	bool stays;		/* a part of it stays mapped */
 	u64 pause_ns;
 	s64 applied_at;		/* seconds since the epoch */
+	u64 sequence;		/* counts commits; 0 if never applied */
 	/* Guards the texts below. Taken alone: sysfs waits for readers when a directory goes. */
 	struct mutex text_lock;
 	char *description;
@@ -154,7 +157,6 @@ struct ksplice_transaction {
 	u32 op;
 	u32 nr_parts;		/* expected */
 	pid_t tgid;		/* who may load parts */
-	struct module *coming;	/* the part that is being loaded */
 	bool committing;	/* the commit's thread owns the update */
 	bool committed;
 	struct task_struct *thread;
@@ -164,6 +166,9 @@ struct ksplice_transaction {
 	u32 attempts;
 	u32 interval_ms;
 	struct ksplice_result result;
+	struct file *thaw[KSPLICE_MAX_THAW];
+	u32 nr_thaw;
+	bool thawed;		/* no more may be added */
 	/* The commit's thread only, and the stop that it asked for. */
 	struct ksplice_range_set ranges;
 	struct ksplice_found found[KSPLICE_MAX_CONFLICTS];
@@ -179,6 +184,7 @@ int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_com
 int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w);
 bool ksplice_uses_us(struct module *mod);
 int ksplice_part_coming(struct module *mod);
+void ksplice_part_going(struct module *mod);
 void ksplice_part_gone(struct module *mod);
 int ksplice_suspend(bool begin);
 
@@ -237,6 +243,10 @@ void ksplice_ranges_free(struct ksplice_transaction *t);
 bool ksplice_prescan(struct ksplice_transaction *t);
 bool ksplice_still_there(const struct ksplice_transaction *t);
 void ksplice_scan(struct ksplice_transaction *t);
+
+/* thaw.c */
+int ksplice_freeze(struct ksplice_transaction *t, int fd);
+void ksplice_thaw(struct ksplice_transaction *t);
 
 /* hooks.c */
 int ksplice_hooks_veto(struct ksplice_update *u, u32 type, struct ksplice_result *r);

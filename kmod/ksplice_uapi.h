@@ -28,6 +28,7 @@ struct ksplice_info {
 };
 
 #define KSPLICE_FEATURE_FTRACE	0x1	/* redirect by ftrace is possible */
+#define KSPLICE_FEATURE_FREEZE	0x2	/* KSPLICE_IOC_FREEZE is there */
 
 /* KSPLICE_IOC_READ: copy kernel memory, fault-safe. Needs no transaction. */
 struct ksplice_range {
@@ -143,6 +144,16 @@ struct ksplice_conflicts {
 	__u32 reserved;
 };
 
+/*
+ * KSPLICE_IOC_FREEZE: cgroup.freeze of a cgroup with processes that are in the
+ * way, open for writing. "1" is written to it now, and "0" as soon as the
+ * commit is decided or the transaction dropped. -EALREADY: it is decided.
+ */
+struct ksplice_freeze {
+	__s32 fd;
+	__u32 reserved;
+};
+
 #define KSPLICE_IOC_INFO	_IOR('K', 0x00, struct ksplice_info)
 #define KSPLICE_IOC_READ	_IOWR('K', 0x01, struct ksplice_read)
 #define KSPLICE_IOC_BEGIN	_IOW('K', 0x02, struct ksplice_begin)
@@ -153,5 +164,6 @@ struct ksplice_conflicts {
 #define KSPLICE_IOC_COMMIT	_IOW('K', 0x07, struct ksplice_commit)
 #define KSPLICE_IOC_WAIT	_IOWR('K', 0x08, struct ksplice_result)
 #define KSPLICE_IOC_CONFLICTS	_IOWR('K', 0x09, struct ksplice_conflicts)
+#define KSPLICE_IOC_FREEZE	_IOW('K', 0x0a, struct ksplice_freeze)
 
 #endif /* KSPLICE_UAPI_H */

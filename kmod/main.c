@@ -39,6 +39,8 @@ static int module_first(struct notifier_block *nb, unsigned long event, void *da
 {
 	struct module *mod = data;
 
+	if (event == MODULE_STATE_GOING)
+		ksplice_part_going(mod);
 	if (event != MODULE_STATE_COMING || !ksplice_uses_us(mod))
 		return NOTIFY_DONE;
 	return notifier_from_errno(ksplice_part_coming(mod));

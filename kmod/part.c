@@ -301,9 +301,9 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	u32 i;
 	int err;
 
-	if (!t || t->op != KSPLICE_OP_APPLY || t->coming != mod || t->committing || t->committed)
+	if (!t || t->op != KSPLICE_OP_APPLY || t->update->coming != mod || t->committing || t->committed)
 		return -EPERM;
-	t->coming = NULL;
+	t->update->coming = NULL;
 	if (!in_part(mod, (unsigned long)part, 1, sizeof(*part)) || (unsigned long)part % __alignof__(*part))
 		return -EINVAL;
 	if (part->magic != KSPLICE_PART_MAGIC || part->version != KSPLICE_PART_VERSION || part->size != sizeof(*part) ||

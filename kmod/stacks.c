@@ -138,6 +138,9 @@ static void found(struct ksplice_transaction *t, struct task_struct *task, unsig
 /*
  * Judge a hit, as arch_stack_walk_reliable does: is there a frame in the
  * ranges? A stack that cannot be walked to its end is judged as one that has.
+ * A user thread's ends where it entered the kernel, and nowhere else: in 6.1
+ * the code that function-graph tracing returns to says that it is the end
+ * (arch/x86/kernel/ftrace_64.S:return_to_handler).
  */
 static void judge(struct ksplice_transaction *t, struct task_struct *task, unsigned long hit)
 {
@@ -159,7 +162,7 @@ static void judge(struct ksplice_transaction *t, struct task_struct *task, unsig
 			return;
 		}
 	}
-	if (unwind_error(&state) || !unwind_done(&state))
+	if (unwind_error(&state) || !unwind_done(&state) || !(task->flags & (PF_KTHREAD | PF_IO_WORKER)))
 		found(t, task, hit, true);
 }
 
@@ -262,7 +265,8 @@ out:
 
 /*
  * Has one of the threads that the last stop found not run since? Then it is
- * still in the way, and there is no need to stop the machine to see that.
+ * still in the way, and there is no need to stop the machine to see that. The
+ * owner's threads do not count: it waits for the others to leave (thaw.c).
  */
 bool ksplice_still_there(const struct ksplice_transaction *t)
 {
@@ -277,7 +281,7 @@ bool ksplice_still_there(const struct ksplice_transaction *t)
 		put_pid(pid);
 		if (!task)
 			continue;
-		there = task->start_time == f->start_time && switches(task) == f->switches && !READ_ONCE(task->on_cpu);
+		there = task_tgid_nr(task) != t->tgid && task->start_time == f->start_time && switches(task) == f->switches && !READ_ONCE(task->on_cpu);
 		put_task_struct(task);
 		if (there)
 			return true;

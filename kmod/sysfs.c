@@ -6,6 +6,7 @@
  *     description	one line
  *     abort_cause	why the last commit failed, or empty
  *     applied_at	seconds since the epoch, 0 if never
+ *     sequence		counts applied updates: the higher is the later
  *     pause_ns		how long the machine stood for it
  *     parts		module names, one a line
  *     stays_mapped	1: the parts stay loaded after undo
@@ -70,6 +71,11 @@ static ssize_t applied_at_show(struct kobject *kobj, struct kobj_attribute *attr
 	return sysfs_emit(buf, "%lld\n", READ_ONCE(to_update(kobj)->applied_at));
 }
 
+static ssize_t sequence_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(to_update(kobj)->sequence));
+}
+
 static ssize_t pause_ns_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
 	return sysfs_emit(buf, "%llu\n", READ_ONCE(to_update(kobj)->pause_ns));
@@ -127,6 +133,7 @@ static struct kobj_attribute stage_attr = __ATTR_RO(stage);
 static struct kobj_attribute description_attr = __ATTR_RO(description);
 static struct kobj_attribute abort_cause_attr = __ATTR_RO(abort_cause);
 static struct kobj_attribute applied_at_attr = __ATTR_RO(applied_at);
+static struct kobj_attribute sequence_attr = __ATTR_RO(sequence);
 static struct kobj_attribute pause_ns_attr = __ATTR_RO(pause_ns);
 static struct kobj_attribute parts_attr = __ATTR_RO(parts);
 static struct kobj_attribute stays_mapped_attr = __ATTR_RO(stays_mapped);
@@ -141,6 +148,7 @@ static struct attribute *update_attrs[] = {
 	&description_attr.attr,
 	&abort_cause_attr.attr,
 	&applied_at_attr.attr,
+	&sequence_attr.attr,
 	&pause_ns_attr.attr,
 	&parts_attr.attr,
 	&stays_mapped_attr.attr,
@@ -221,6 +229,8 @@ void ksplice_set_conflicts(struct ksplice_update *u, const struct ksplice_transa
 		u->conflicts[i].pid = f->pid;
 		u->conflicts[i].address = f->address;
 		memcpy(u->conflicts[i].comm, f->comm, sizeof(f->comm));
+		/* It goes into a line; whoever it belongs to chose it. */
+		strreplace(u->conflicts[i].comm, '\n', ' ');
 		/* As unwinders do: a return address may lie behind a call that ends its function. */
 		sprint_symbol_no_offset(name, f->address - 1);
 		strreplace(name, ' ', '\0');

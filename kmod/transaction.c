@@ -55,6 +55,11 @@ struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
 	if (!t)
 		return ERR_PTR(-ENOMEM);
 	u = ksplice_find(arg->id);
+	if (u && list_empty(&u->parts) && !u->busy && !u->coming) {
+		/* Nothing of it is left. */
+		ksplice_free_update(u);
+		u = NULL;
+	}
 	switch (arg->op) {
 	case KSPLICE_OP_APPLY:
 		if (!arg->nr_parts || arg->nr_parts > KSPLICE_MAX_PARTS)
@@ -107,6 +112,7 @@ void ksplice_drop(struct ksplice_transaction *t)
 	WRITE_ONCE(t->abort, true);
 	wake_up_all(&t->wait);
 	fetch_thread(t);
+	ksplice_thaw(t);
 
 	mutex_lock(&ksplice_lock);
 	ksplice_slots_disarm();
@@ -114,7 +120,8 @@ void ksplice_drop(struct ksplice_transaction *t)
 	u->busy = false;
 	if (u->stage == KSPLICE_PREPARING)
 		WRITE_ONCE(u->stage, KSPLICE_DROPPED);
-	if (list_empty(&u->parts))
+	/* A part that is on its way in has been relocated with what the update holds. */
+	if (list_empty(&u->parts) && !u->coming)
 		ksplice_free_update(u);
 	mutex_unlock(&ksplice_lock);
 	kfree(t);
@@ -194,7 +201,7 @@ int ksplice_part_coming(struct module *mod)
 	mutex_lock(&ksplice_lock);
 	t = ksplice_open;
 	if (t && t->op == KSPLICE_OP_APPLY && !t->committing && !t->committed && t->tgid == task_tgid_nr(current)) {
-		t->coming = mod;
+		t->update->coming = mod;
 		ksplice_slots_disarm();
 		err = 0;
 	}
@@ -204,6 +211,22 @@ int ksplice_part_coming(struct module *mod)
 	return err;
 }
 
+/*
+ * A module begins to go. Where another handler refused it, ours that comes
+ * last is not told (kernel/notifier.c: notifier_call_chain_robust).
+ */
+void ksplice_part_going(struct module *mod)
+{
+	struct ksplice_update *u;
+
+	mutex_lock(&ksplice_lock);
+	list_for_each_entry(u, &ksplice_updates, list) {
+		if (u->coming == mod)
+			u->coming = NULL;
+	}
+	mutex_unlock(&ksplice_lock);
+}
+
 /* A module goes; all handlers of the kernel's have let go of it. */
 void ksplice_part_gone(struct module *mod)
 {
@@ -211,8 +234,6 @@ void ksplice_part_gone(struct module *mod)
 	struct ksplice_loaded *p, *next;
 
 	mutex_lock(&ksplice_lock);
-	if (ksplice_open && ksplice_open->coming == mod)
-		ksplice_open->coming = NULL;
 	list_for_each_entry_safe(u, next_update, &ksplice_updates, list) {
 		list_for_each_entry_safe(p, next, &u->parts, list) {
 			if (p->mod != mod)
@@ -221,7 +242,7 @@ void ksplice_part_gone(struct module *mod)
 			u->nr_parts--;
 			ksplice_free_loaded(p);
 		}
-		if (list_empty(&u->parts) && !u->busy)
+		if (list_empty(&u->parts) && !u->busy && !u->coming)
 			ksplice_free_update(u);
 	}
 	mutex_unlock(&ksplice_lock);

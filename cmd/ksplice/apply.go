@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -86,18 +88,32 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 type tries struct {
 	attempts int
 	interval time.Duration
+	freeze   bool
 }
 
 func (t *tries) flags(fs *pflag.FlagSet) {
 	fs.IntVar(&t.attempts, "attempts", 5, "how often to try while threads stand in the way")
 	fs.DurationVar(&t.interval, "interval", 200*time.Millisecond, "time between two tries")
+	fs.BoolVar(&t.freeze, "freeze", false, "freeze user processes that stand in the way until it is decided")
+}
+
+// frozen tells who was frozen.
+func frozen(w io.Writer, list []freeze.Process) {
+	if len(list) == 0 {
+		return
+	}
+	names := make([]string, len(list))
+	for i, p := range list {
+		names[i] = fmt.Sprintf("%s (%d)", p.Command, p.PID)
+	}
+	fmt.Fprintf(w, "frozen\t%s, until it was decided\n", strings.Join(names, ", "))
 }
 
 func (t *tries) set(o *apply.Options) error {
 	if t.attempts < 1 || t.interval < 0 || t.interval > time.Minute {
 		return usagef("--attempts wants at least 1 and --interval at most a minute")
 	}
-	o.Attempts, o.Interval = t.attempts, t.interval
+	o.Attempts, o.Interval, o.Freeze = t.attempts, t.interval, t.freeze
 	return nil
 }
 
@@ -107,7 +123,9 @@ func applyCommand() *command {
 		name: "apply", args: "FILE", summary: "apply an update to the running kernel",
 		help: `Does what check does, then loads the update's parts and redirects the replaced functions in one short stop of
 the machine, or changes nothing and says why. A function that a thread is executing or sleeping in makes it fail
-with the process's number, name and the function: run it again when the process has left.
+with the process's number, name and the function: run it again when the process has left. Where some process always
+sleeps in the function, --freeze freezes just those that are in the way (cgroup v2) and lets them go when it is decided:
+they see what a stop and SIGCONT would show them, an EINTR from epoll_wait for example (signal(7)).
 It needs root and the ksplice kernel module (modprobe ksplice).`,
 		example: "ksplice apply fix.ksplice",
 		flags:   t.flags,
@@ -133,6 +151,7 @@ It needs root and the ksplice kernel module (modprobe ksplice).`,
 			return e.result(r, func(w io.Writer) {
 				printMatch(w, r)
 				fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", counted(len(r.Functions), "function"), milliseconds(r.Result.Pause))
+				frozen(w, r.Result.Frozen)
 				printNotes(w, r)
 			})
 		},
@@ -165,6 +184,7 @@ status show; its beginning is enough. An update on which another one stands cann
 			}
 			return e.result(r, func(w io.Writer) {
 				fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, counted(r.Functions, "function"), milliseconds(r.Pause))
+				frozen(w, r.Frozen)
 				if r.StaysMapped {
 					fmt.Fprintf(w, "note\tits code stays in memory, unused: addresses of it may still be held somewhere\n")
 				}

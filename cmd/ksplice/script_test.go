@@ -98,7 +98,7 @@ func makeUpdate(ts *testscript.TestScript, neg bool, args []string) {
 			Units:     []update.Unit{{Source: "fs/a.c", Object: "fs/a.o", Module: "afs", Pre: "pre/a.o", SHA256: update.Digest(pre)}},
 			Parts: []update.Part{{
 				Target: "afs", Name: "ksplice_test_afs", File: "parts/afs.ko", SHA256: update.Digest(module), Size: int64(len(module)),
-				Functions: []update.Function{{Name: "a_read", Symbol: 1, Size: 48, Redirect: arch.Redirect{Kind: arch.RedirectJump}, Why: "size 40 -> 48"}},
+				Functions: []update.Function{{Name: "a_read", Symbol: 1, Size: 48, Redirect: arch.Redirect{Kind: arch.RedirectJump, Window: arch.Range{Offset: 5, Length: 5}, Template: []byte{0xe9, 0, 0, 0, 0}, Field: 1}, Why: "size 40 -> 48"}},
 				New:       []string{"a_help"}, Escapes: []string{"a_ops"},
 				Slots: []update.Slot{{Kind: update.SlotSymbol, Name: "jiffies", Unit: 0, Symbol: 2}},
 			}},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/bind"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/update"
@@ -28,6 +29,8 @@ type Options struct {
 	// Attempts is how often the commit is tried while threads stand in the way, Interval the time between.
 	Attempts int
 	Interval time.Duration
+	// Freeze has user processes that stand in the way frozen for the commit.
+	Freeze bool
 	// Stage, where set, is told of every stage as it begins.
 	Stage func(name string)
 }
@@ -63,6 +66,8 @@ type Report struct {
 type Commit struct {
 	Pause    time.Duration `json:"pause_ns"`
 	Attempts int           `json:"attempts"`
+	// Frozen are the processes that were frozen meanwhile.
+	Frozen []freeze.Process `json:"frozen,omitempty"`
 }
 
 // Stage is the time one stage took.
@@ -87,7 +92,7 @@ func (e *ConflictError) Error() string {
 	if n := len(e.Conflicts) - 1; n > 0 {
 		s += fmt.Sprintf(", and %d more", n)
 	}
-	return s + fmt.Sprintf("; nothing was changed in %d attempts; try again when it has left", e.Attempts)
+	return s + fmt.Sprintf("; nothing was changed in %d attempts; try again when it has left, or with --freeze where somebody is always there", e.Attempts)
 }
 
 // CommitError says that the kernel module refused.
@@ -116,6 +121,7 @@ type session struct {
 	dir    string
 	report Report
 	start  time.Time
+	stuck  bool // parts of a failed attempt could not be unloaded
 }
 
 func newSession(u *update.Update, opts Options) (*session, error) {
@@ -237,11 +243,30 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 			}
 			s.report.Functions = append(s.report.Functions, f.Name)
 			if m, ok := in.Solution.Function(f.Unit, f.Symbol); ok {
+				w := f.Redirect.Window
+				if at, ok := probeIn(tracing.Kprobes, m.Code+w.Offset, w.Length); ok && f.Redirect.Kind == arch.RedirectJump {
+					return nil, &bind.Error{Part: p.Name, Name: f.Name, Reason: probed(at - m.Code)}
+				}
 				s.report.DeadProbes = append(s.report.DeadProbes, deadProbes(tracing.Kprobes, f.Name, m.Code, f.Redirect.Window.Offset, m.RunSize)...)
 			}
 		}
 	}
 	return out, nil
+}
+
+// probeIn finds a probe in the bytes that a jump takes. One that is disabled counts as well: enabled later, or removed, it would write
+// over the jump (kernel/kprobes.c, arm_kprobe; arch/x86/kernel/kprobes/core.c, arch_disarm_kprobe).
+func probeIn(kprobes []uint64, window, length uint64) (at uint64, ok bool) {
+	for _, p := range kprobes {
+		if p-window < length {
+			return p, true
+		}
+	}
+	return 0, false
+}
+
+func probed(offset uint64) string {
+	return fmt.Sprintf("a kprobe stands at +%#x, enabled or not, where the jump to the new code is: remove it first", offset)
 }
 
 // deadProbes lists the probes in code that a redirect at offset window of it cuts off.
@@ -271,7 +296,7 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	}
 	defer s.close()
 	s.stage("clear")
-	if err := removeOrphans(ctx, opts.Log); err != nil {
+	if err := clearUp(ctx, opts.Log, u.Manifest.ID); err != nil {
 		return nil, err
 	}
 	for try := 1; ; try++ {
@@ -282,19 +307,33 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		}
 		var refused *CommitError
 		changed := errors.As(err, &refused) && (refused.Cause == engine.CauseChanged || refused.Cause == engine.CauseWindow)
-		if !changed || try > rematches {
+		if !changed || s.stuck || try > rematches {
 			return nil, err
 		}
 		opts.Log.Info("the running code changed between match and commit; matching again", "why", err)
 	}
 }
 
-func removeOrphans(ctx context.Context, log hclog.Logger) error {
-	names, err := engine.RemoveOrphans(ctx)
-	if len(names) > 0 {
-		log.Info("removed parts that an earlier run left behind", "parts", strings.Join(names, " "))
+// clearUp removes what a killed run left. What cannot be removed is in the way of an update of the same id only.
+func clearUp(ctx context.Context, log hclog.Logger, id string) error {
+	if err := freeze.Recover(log); err != nil {
+		log.Warn("processes that an earlier run froze run, but in a cgroup of its", "error", err)
 	}
-	return err
+	names, err := engine.Orphans()
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		switch err := engine.Unload(ctx, n); {
+		case err == nil:
+			log.Info("removed a part that an earlier run left behind", "part", n)
+		case id != "" && strings.HasPrefix(n, engine.PartName(id, "")):
+			return fmt.Errorf("clear what an earlier run left: %w", err)
+		default:
+			log.Warn("a part that an earlier run left behind cannot be removed", "part", n, "error", err)
+		}
+	}
+	return nil
 }
 
 // attempt runs one transaction.
@@ -333,8 +372,18 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := pinOwners(d, m, bindings); err != nil {
+	held, err := pinOwners(d, m, bindings)
+	if err != nil {
 		return err
+	}
+	if len(held) > 0 {
+		now, err := kernel.Live(kernel.LiveOptions{Memory: d})
+		if err != nil {
+			return err
+		}
+		if err := sameModules(k, now, held); err != nil {
+			return err
+		}
 	}
 	s.stage("load")
 	var loaded []string
@@ -342,7 +391,10 @@ func (s *session) attempt(ctx context.Context) (err error) {
 		if err != nil {
 			d.Close() // drops the transaction, which lets the parts go
 			for _, name := range slices.Backward(loaded) {
-				err = errors.Join(err, engine.Unload(context.WithoutCancel(ctx), name))
+				if uerr := engine.Unload(context.WithoutCancel(ctx), name); uerr != nil {
+					s.stuck = true
+					err = errors.Join(err, uerr)
+				}
 			}
 		}
 	}()
@@ -364,21 +416,16 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	if err := d.Expect(windows); err != nil {
 		return err
 	}
-	result, err := d.Commit(ctx, s.opts.Attempts, s.opts.Interval)
-	if err != nil {
+	if s.report.Result, err = s.opts.commit(ctx, d, m.ID, engine.OpApply); err != nil {
 		return err
 	}
-	if err := outcome(result); err != nil {
-		return err
-	}
-	s.report.Result = Commit{Pause: result.Pause, Attempts: result.Attempts}
 	loaded = nil // they are the kernel's now
 	s.stage("verify")
-	return verify(d, m)
+	return verify(m)
 }
 
-// pinOwners holds every module that a value lies in, beyond the targets, which are held already.
-func pinOwners(d *engine.Device, m *update.Manifest, bindings []*bind.Binding) error {
+// pinOwners holds every module that a value lies in, beyond the targets, which are held already, and names them.
+func pinOwners(d *engine.Device, m *update.Manifest, bindings []*bind.Binding) ([]string, error) {
 	held := map[string]bool{}
 	for _, p := range m.Parts {
 		held[p.Target] = true
@@ -396,10 +443,89 @@ func pinOwners(d *engine.Device, m *update.Manifest, bindings []*bind.Binding) e
 	sort.Strings(names)
 	for _, n := range names {
 		if err := d.Pin(n); err != nil {
-			return err
+			return nil, err
+		}
+	}
+	return names, nil
+}
+
+// sameModules wants modules, which are held now, to be those that were read before: another one of the name may have come meanwhile.
+func sameModules(was, is *kernel.Kernel, names []string) error {
+	symbols := func(k *kernel.Kernel, module string) []kernel.Symbol {
+		var out []kernel.Symbol
+		for _, y := range k.Symbols.All() {
+			if y.Module == module {
+				out = append(out, y)
+			}
+		}
+		return out
+	}
+	for _, n := range names {
+		a, b := was.Modules[n], is.Modules[n]
+		if a.Base != b.Base || a.Size != b.Size || !slices.Equal(a.Ranges, b.Ranges) || !slices.Equal(symbols(was, n), symbols(is, n)) {
+			return &CommitError{Cause: engine.CauseChanged, Where: "module " + n + " was loaded anew"}
 		}
 	}
 	return nil
+}
+
+// commit runs the transaction's commit, and freezes who is in its way if that is wanted.
+func (o *Options) commit(ctx context.Context, d *engine.Device, id string, op engine.Op) (c Commit, err error) {
+	if o.Freeze {
+		if !d.Info().Freeze {
+			return c, errors.New("the loaded ksplice module cannot freeze processes: reload the one that came with this ksplice, or go without --freeze")
+		}
+		f, err := freeze.New(d.Freeze, o.Log)
+		if err != nil {
+			return c, err
+		}
+		watch, end := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() {
+			f.Watch(watch, id)
+			close(done)
+		}()
+		defer func() {
+			end()
+			<-done
+			c.Frozen = f.Processes
+			// It is decided already: that somebody could not be put back is no reason to call it a failure.
+			if err := f.Release(); err != nil {
+				o.Log.Error("processes that were frozen run, but in a cgroup of ours; the next run tries again to put them back", "error", err)
+			}
+		}()
+	}
+	r, err := d.Commit(ctx, o.Attempts, o.Interval)
+	if err != nil {
+		if ctx.Err() == nil {
+			return c, err
+		}
+		// Interrupted: the kernel module gives up, unless it has stopped the machine already. Close waits for it.
+		d.Close()
+		u, done, lerr := decided(id, op)
+		if lerr != nil || !done {
+			return c, errors.Join(err, lerr)
+		}
+		o.Log.Info("the interruption came too late: it is done", "id", id)
+		c.Pause = u.Pause
+		return c, nil
+	}
+	c.Pause, c.Attempts = r.Pause, r.Attempts
+	return c, outcome(r)
+}
+
+// decided says whether an update has been applied, or undone.
+func decided(id string, op engine.Op) (u engine.Applied, done bool, err error) {
+	updates, err := engine.Updates()
+	if err != nil {
+		return u, false, err
+	}
+	for _, a := range updates {
+		if a.ID == id {
+			u = a
+		}
+	}
+	return u, (u.Stage == "applied") == (op == engine.OpApply), nil
 }
 
 func outcome(r *engine.Result) error {
@@ -420,7 +546,12 @@ func outcome(r *engine.Result) error {
 }
 
 // verify reads back what the commit wrote: each jump must lead to its replacement.
-func verify(d *engine.Device, m *update.Manifest) error {
+func verify(m *update.Manifest) error {
+	d, err := engine.Open()
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	defer d.Close()
 	updates, err := engine.Updates()
 	if err != nil {
 		return err
@@ -429,18 +560,27 @@ func verify(d *engine.Device, m *update.Manifest) error {
 	if i < 0 {
 		return fmt.Errorf("verify: the kernel module does not list %s as applied", m.ID)
 	}
-	changes := map[string]engine.Change{}
-	for _, c := range updates[i].Functions {
-		changes[c.Part+"\x00"+c.Name+"\x00"+fmt.Sprint(c.Size)] = c
+	tracing, err := kernel.LiveTracing("")
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
 	}
+	changes := slices.Clone(updates[i].Functions)
 	for _, p := range m.Parts {
 		for _, f := range p.Functions {
 			if f.Fragment || f.Redirect.Kind != arch.RedirectJump {
 				continue
 			}
-			c, ok := changes[p.Name+"\x00"+f.Name+"\x00"+fmt.Sprint(f.Size)]
-			if !ok {
+			// Functions of one name are told apart by their order, which is the part's own.
+			k := slices.IndexFunc(changes, func(c engine.Change) bool {
+				return c.Part == p.Name && c.Name == f.Name && c.Size == f.Size && c.Kind == "jump"
+			})
+			if k < 0 {
 				return fmt.Errorf("verify: the kernel module does not list %s of part %s", f.Name, p.Name)
+			}
+			c := changes[k]
+			changes = slices.Delete(changes, k, k+1)
+			if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, f.Redirect.Window.Length); ok {
+				return fmt.Errorf("verify %s: %s; nobody may enable it before, and then undo the update and apply it again", f.Name, probed(p-c.Code))
 			}
 			at := c.Code + f.Redirect.Window.Offset
 			want, err := jump(&f.Redirect, at, c.Replacement)

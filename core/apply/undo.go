@@ -3,20 +3,26 @@ package apply
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
+// jumpLength is how many bytes the kernel module's jumps take (kmod/ksplice.h, KSPLICE_JUMP_LEN).
+const jumpLength = 5
+
 // jump fills in a redirect's template for a jump at address at.
 func jump(r *arch.Redirect, at, to uint64) ([]byte, error) {
 	b := slices.Clone(r.Template)
-	if r.Field+4 > uint64(len(b)) {
+	if uint64(len(b)) < 4 || r.Field > uint64(len(b))-4 {
 		return nil, fmt.Errorf("the redirect's field lies outside its template")
 	}
 	binary.LittleEndian.PutUint32(b[r.Field:], uint32(to+uint64(r.Addend)-(at+r.Field)))
@@ -25,12 +31,13 @@ func jump(r *arch.Redirect, at, to uint64) ([]byte, error) {
 
 // UndoReport is what undo tells.
 type UndoReport struct {
-	ID          string        `json:"id"`
-	Pause       time.Duration `json:"pause_ns"`
-	Attempts    int           `json:"attempts"`
-	Functions   int           `json:"functions"`
-	StaysMapped bool          `json:"stays_mapped"`
-	Stages      []Stage       `json:"stages"`
+	ID          string           `json:"id"`
+	Pause       time.Duration    `json:"pause_ns"`
+	Attempts    int              `json:"attempts"`
+	Frozen      []freeze.Process `json:"frozen,omitempty"`
+	Functions   int              `json:"functions"`
+	StaysMapped bool             `json:"stays_mapped"`
+	Stages      []Stage          `json:"stages"`
 }
 
 // Find returns the applied update whose ID begins with prefix.
@@ -73,12 +80,21 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 	defer unlock()
 	stage := func(name string) { opts.stage(name, prefix) }
 	stage("clear")
-	if err := removeOrphans(ctx, opts.Log); err != nil {
+	if err := clearUp(ctx, opts.Log, ""); err != nil {
 		return nil, err
 	}
 	a, err := Find(prefix)
 	if err != nil {
 		return nil, err
+	}
+	tracing, err := kernel.LiveTracing("")
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range a.Functions {
+		if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, jumpLength); ok && c.Kind == "jump" {
+			return nil, &CommitError{Cause: engine.CauseProbed, Where: c.Name + ": " + probed(p-c.Code)}
+		}
 	}
 	stage("begin")
 	d, err := engine.Open()
@@ -90,23 +106,20 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 		return nil, err
 	}
 	stage("commit")
-	result, err := d.Commit(ctx, opts.Attempts, opts.Interval)
+	result, err := opts.commit(ctx, d, a.ID, engine.OpUndo)
 	if err != nil {
 		return nil, err
 	}
-	if err := outcome(result); err != nil {
-		return nil, err
-	}
-	if err := d.Close(); err != nil {
+	if err := d.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return nil, fmt.Errorf("close the transaction: %w", err)
 	}
-	report := &UndoReport{ID: a.ID, Pause: result.Pause, Attempts: result.Attempts, Functions: len(a.Functions), StaysMapped: a.StaysMapped}
+	report := &UndoReport{ID: a.ID, Pause: result.Pause, Attempts: result.Attempts, Frozen: result.Frozen, Functions: len(a.Functions), StaysMapped: a.StaysMapped}
 	if a.StaysMapped {
 		return report, nil
 	}
 	stage("unload")
 	for _, name := range slices.Backward(a.Parts) {
-		if err := engine.Unload(ctx, name); err != nil {
+		if err := engine.Unload(context.WithoutCancel(ctx), name); err != nil {
 			return nil, err
 		}
 	}

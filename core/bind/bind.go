@@ -171,7 +171,11 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 	}
 	// A static one cannot be anybody's export.
 	if s.Unit >= 0 {
-		if y := in.Units[s.Unit].File.Symbols[s.Symbol]; y.Section != nil && y.Bind == elf.STB_LOCAL {
+		all := in.Units[s.Unit].File.Symbols
+		if uint64(s.Symbol) >= uint64(len(all)) {
+			return 0, &Error{part.Name, s.Name, fmt.Sprintf("it is symbol %d of %s, which has %d", s.Symbol, in.Units[s.Unit].Name, len(all))}
+		}
+		if y := all[s.Symbol]; y.Section != nil && y.Bind == elf.STB_LOCAL {
 			return 0, &Error{part.Name, s.Name, "no code that was matched names it, so nothing proves where it is"}
 		}
 	}
@@ -188,6 +192,8 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 		exported = in.Kernel.Symbols.LookupIn(part.Target, s.Name)
 	}
 	switch {
+	case len(exported) == 1 && exported[0].Module != "" && in.Kernel.Modules[exported[0].Module].Name == "":
+		return 0, &Error{part.Name, s.Name, fmt.Sprintf("module %s, which has it, is on its way in or out", exported[0].Module)}
 	case len(exported) == 1:
 		return exported[0].Address, nil
 	case len(exported) > 1:

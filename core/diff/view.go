@@ -434,7 +434,8 @@ func (v *view) at(s *objfile.Section, offset int64) place {
 // one datum is the start of the next, and with an index register the base may lie in a neighbour.
 func (v *view) others(r *arch.Ref) []place {
 	y := v.o.File.Symbols[r.Symbol]
-	if y.Section == nil || y.Type != elf.STT_SECTION || v.rules[y.Section] != ruleData {
+	// Descriptors of debug messages are used one by one.
+	if y.Section == nil || y.Type != elf.STT_SECTION || v.rules[y.Section] != ruleData || y.Section.Name == debugSection {
 		return nil
 	}
 	to := v.target(r)

@@ -77,6 +77,7 @@ type Info struct {
 	Slots     uint32 // how many slots a part may have
 	KeyCopies uint32
 	Ftrace    bool // redirect by ftrace is possible
+	Freeze    bool // it freezes processes for a commit, and thaws them
 }
 
 // Window is the bytes that matching saw where a jump will be written.
@@ -139,6 +140,10 @@ type (
 		pauseNS, address             uint64
 		where                        [256]byte
 	}
+	freezeC struct {
+		fd       int32
+		reserved uint32
+	}
 	conflictC struct {
 		pid      int32
 		reserved uint32
@@ -167,6 +172,7 @@ var (
 	iocCommit    = ioc(iocWrite, 7, unsafe.Sizeof(commitC{}))
 	iocWait      = ioc(iocRead|iocWrite, 8, unsafe.Sizeof(resultC{}))
 	iocConflicts = ioc(iocRead|iocWrite, 9, unsafe.Sizeof(listC{}))
+	iocFreeze    = ioc(iocWrite, 10, unsafe.Sizeof(freezeC{}))
 )
 
 // Device is an open /dev/ksplice. Closing it drops a transaction that was not committed; so does the end of the process.
@@ -197,7 +203,7 @@ func Open() (*Device, error) {
 		return nil, fmt.Errorf("the loaded ksplice module speaks ABI %d, this ksplice speaks %d; install matching packages and reload the module",
 			c.abi, abi)
 	}
-	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0}
+	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0, Freeze: c.features&2 != 0}
 	return d, nil
 }
 
@@ -326,6 +332,16 @@ func (d *Device) Expect(windows []Window) error {
 	pin.Pin(&c[0])
 	if err := d.list(iocExpect, unsafe.Pointer(&c[0]), len(c)); err != nil {
 		return fmt.Errorf("expect %d windows: %w", len(c), err)
+	}
+	return nil
+}
+
+// Freeze has the kernel module freeze a cgroup by its cgroup.freeze, open for writing, and thaw it as soon as the commit is decided or
+// the transaction dropped. It is an error when that is so already.
+func (d *Device) Freeze(file *os.File) error {
+	c := freezeC{fd: int32(file.Fd())}
+	if err := d.ioctl(iocFreeze, unsafe.Pointer(&c)); err != nil {
+		return fmt.Errorf("freeze %s: %w", file.Name(), err)
 	}
 	return nil
 }

@@ -104,6 +104,8 @@ type Applied struct {
 	Stage       string    `json:"stage"`
 	Description string    `json:"description,omitempty"`
 	Since       time.Time `json:"since"`
+	// Sequence counts applied updates: the higher is the later.
+	Sequence int64 `json:"-"`
 	// Pause is how long the machine stood still, in nanoseconds.
 	Pause       time.Duration `json:"pause_ns"`
 	Parts       []string      `json:"parts"`
@@ -155,8 +157,38 @@ func readUpdates(root string) ([]Applied, error) {
 		}
 		out = append(out, *a)
 	}
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Since.Before(out[j].Since) })
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Sequence < out[j].Sequence })
 	return out, nil
+}
+
+// Conflicts lists who was in the way at an update's last attempt to commit, while that goes on.
+func Conflicts(id string) ([]Conflict, error) {
+	b, err := os.ReadFile(filepath.Join(SysfsPath, id, "conflicts"))
+	if err != nil {
+		return nil, fmt.Errorf("read conflicts: %w", err)
+	}
+	return parseConflicts(string(b)), nil
+}
+
+// parseConflicts reads lines of pid, function, address and command (kmod/sysfs.c: conflicts_show). Of a long list the end may be cut off.
+func parseConflicts(text string) []Conflict {
+	var out []Conflict
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(f) < 4 || !strings.HasSuffix(line, "\n") {
+			continue
+		}
+		pid, err := strconv.Atoi(f[0])
+		if err != nil {
+			continue
+		}
+		address, err := strconv.ParseUint(f[2], 16, 64)
+		if err != nil {
+			continue
+		}
+		out = append(out, Conflict{PID: pid, Function: f[1], Address: address, Command: f[3]})
+	}
+	return out
 }
 
 func readUpdate(dir string) (*Applied, error) {
@@ -179,6 +211,7 @@ func readUpdate(dir string) (*Applied, error) {
 	a.Stage, a.Description = get("stage"), get("description")
 	a.AbortCause = get("abort_cause")
 	a.Since, a.Pause = time.Unix(number("applied_at"), 0), time.Duration(number("pause_ns"))
+	a.Sequence = number("sequence")
 	a.Parts = strings.Fields(get("parts"))
 	a.StaysMapped = get("stays_mapped") == "1"
 	for line := range strings.Lines(get("changes")) {
@@ -235,18 +268,4 @@ func orphans(modules string, updates []Applied) []string {
 		}
 	}
 	return out
-}
-
-// RemoveOrphans unloads parts that a killed run left, and returns their names.
-func RemoveOrphans(ctx context.Context) ([]string, error) {
-	names, err := Orphans()
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		if err := Unload(ctx, n); err != nil {
-			return nil, fmt.Errorf("clear what an earlier run left: %w", err)
-		}
-	}
-	return names, nil
 }

@@ -24,7 +24,7 @@ func TestReadUpdates(t *testing.T) {
 			}
 		}
 	}
-	common := map[string]string{"stage": "applied\n", "description": "a fix\n", "abort_cause": "\n", "applied_at": "200\n",
+	common := map[string]string{"stage": "applied\n", "description": "a fix\n", "abort_cause": "\n", "applied_at": "100\n", "sequence": "2\n",
 		"pause_ns": "310000\n", "parts": "ksplice_0123abcd_vmlinux\n", "stays_mapped": "0\n",
 		"changes": "ffffffff81000010 64 ffffffffc0001000 9 jump ffffffff81000010 f ksplice_0123abcd_vmlinux\n"}
 	write("0123abcd", common)
@@ -32,15 +32,15 @@ func TestReadUpdates(t *testing.T) {
 	for k, v := range common {
 		early[k] = v
 	}
-	early["applied_at"], early["changes"] = "100\n", ""
-	write("00000001", early)
+	early["sequence"], early["changes"] = "1\n", ""
+	write("f0000001", early) // in the same second, and later in the directory
 	got, err := readUpdates(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Applied{
-		{ID: "00000001", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"}},
-		{ID: "0123abcd", Stage: "applied", Description: "a fix", Since: time.Unix(200, 0), Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"},
+		{ID: "f0000001", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Sequence: 1, Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"}},
+		{ID: "0123abcd", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Sequence: 2, Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"},
 			Functions: []Change{{Name: "f", Kind: "jump", Part: "ksplice_0123abcd_vmlinux", Address: 0xffffffff81000010,
 				Code: 0xffffffff81000010, Replacement: 0xffffffffc0001000, Size: 64, Window: 9}}},
 	}
@@ -62,6 +62,15 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
+func TestConflicts(t *testing.T) {
+	got := parseConflicts("12 ep_poll ffffffff81000010 my shell\n13 x zz y\n14\n15 n_tty_read ffffffff81000020 bash\n16 pipe_read ffffffff810000")
+	want := []Conflict{{PID: 12, Function: "ep_poll", Address: 0xffffffff81000010, Command: "my shell"},
+		{PID: 15, Function: "n_tty_read", Address: 0xffffffff81000020, Command: "bash"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("parseConflicts (-want +got):\n%s", d)
+	}
+}
+
 func TestPartName(t *testing.T) {
 	if got, want := PartName("0123abcd", "snd-hda-intel"), "ksplice_0123abcd_snd_hda_intel"; got != want {
 		t.Errorf("PartName = %q, want %q", got, want)
@@ -80,7 +89,7 @@ func TestLayout(t *testing.T) {
 	}{
 		{"info", unsafe.Sizeof(infoC{}), 48}, {"range", unsafe.Sizeof(rangeC{}), 32}, {"list", unsafe.Sizeof(listC{}), 16},
 		{"begin", unsafe.Sizeof(beginC{}), 72}, {"window", unsafe.Sizeof(windowC{}), 32}, {"commit", unsafe.Sizeof(commitC{}), 24},
-		{"result", unsafe.Sizeof(resultC{}), 296}, {"conflict", unsafe.Sizeof(conflictC{}), 160},
+		{"result", unsafe.Sizeof(resultC{}), 296}, {"conflict", unsafe.Sizeof(conflictC{}), 160}, {"freeze", unsafe.Sizeof(freezeC{}), 8},
 	} {
 		if c.got != c.want {
 			t.Errorf("size of %s = %d, want %d", c.name, c.got, c.want)

@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/ksplice/ksplice/sdk/arch"
 )
 
 // The layout of an update file. All integers are little-endian.
@@ -338,6 +340,9 @@ func (p *Part) check(m *Manifest, targets map[string]bool) error {
 	for _, f := range p.Functions {
 		if f.Unit < 0 || f.Unit >= len(m.Units) {
 			return fmt.Errorf("function %s: unit %d of %d", f.Name, f.Unit, len(m.Units))
+		}
+		if r := &f.Redirect; r.Kind == arch.RedirectJump && !f.Fragment && (uint64(len(r.Template)) != r.Window.Length || len(r.Template) < 4 || r.Field > uint64(len(r.Template))-4) {
+			return fmt.Errorf("function %s: its redirect's field at %d lies outside its %d bytes", f.Name, r.Field, len(r.Template))
 		}
 	}
 	for i, s := range p.Slots {

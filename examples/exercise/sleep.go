@@ -63,25 +63,8 @@ func readEight(fd int) error {
 	}
 }
 
-// waitAsleep waits until a thread of this process sleeps in a read of the descriptor: its state is S and the system call that it is in
-// (fs/proc/base.c:proc_pid_syscall: number and arguments) is that read.
+// waitAsleep waits until a thread of this process sleeps in a read of the descriptor.
 func waitAsleep(tid, fd int) error {
-	dir := fmt.Sprintf("/proc/self/task/%d/", tid)
 	call := fmt.Sprintf("%d %#x ", unix.SYS_READ, fd)
-	var stat, now string
-	for end := time.Now().Add(asleepWithin); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		b, err := os.ReadFile(dir + "stat")
-		if err != nil {
-			return err
-		}
-		_, stat, _ = strings.Cut(string(b), ") ")
-		if b, err = os.ReadFile(dir + "syscall"); err != nil {
-			return err
-		}
-		now = string(b)
-		if strings.HasPrefix(stat, "S ") && strings.HasPrefix(now, call) {
-			return nil
-		}
-	}
-	return fmt.Errorf("thread %d does not sleep in read after %v: state %.1q, system call %q", tid, asleepWithin, stat, now)
+	return waitInCall(tid, func(now string) bool { return strings.HasPrefix(now, call) })
 }
