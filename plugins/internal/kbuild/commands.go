@@ -19,7 +19,12 @@ import (
 // (scripts/Kbuild.include) expands rule_cc_o_c and rule_as_o_S as recipes of the object, so all that depends on the
 // object (flags of its directory, of its module, objtool or not) is as in a build, and what the object needs (generated
 // headers) is made first.
-const recipe = "$(file >$(dot-target).ksplice,$(%s)$(if $(strip $(cmd_record_mcount)),; $(cmd_record_mcount)))"
+//
+// Only the makefile that lists the object counts (real-obj-y, real-obj-m and lib-y of scripts/Makefile.lib): where a directory hangs on
+// another makefile than its parent's, as drivers/block/aoe on drivers/Makefile, that of the parent is asked for the object, too,
+// and would compile it its own way, at the same time.
+const recipe = "$(if $(filter $@,$(real-obj-y) $(real-obj-m) $(lib-y))," +
+	"$(file >$(dot-target).ksplice,$(%s)$(if $(strip $(cmd_record_mcount)),; $(cmd_record_mcount))))"
 
 // recordMakefile is read by make before the kernel's own, whose definitions then do not count. On make's command line the variables
 // would be in the environment of every recipe, and expanded, with their effect, for each.

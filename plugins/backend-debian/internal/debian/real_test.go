@@ -117,6 +117,10 @@ var testUnits = []struct{ source, module string }{
 	{"net/sched/sch_qfq.c", "sch_qfq"},
 	{"fs/ext4/inode.c", "ext4"},
 	{"arch/x86/lib/copy_user_64.S", ""},
+	// Their directory hangs on drivers/Makefile, not on that of drivers/block.
+	{"drivers/block/aoe/aoechr.c", "aoe"},
+	{"drivers/block/aoe/aoecmd.c", "aoe"},
+	{"drivers/block/aoe/aoenet.c", "aoe"},
 }
 
 func TestRealTree(t *testing.T) {
@@ -248,6 +252,12 @@ func realCompile(t *testing.T, b *Backend, tree *backend.Tree) {
 			}
 		}
 		checkStaticBranches(t, u.Source, f)
+		// THIS_MODULE is 0 in what is compiled as a part of the kernel proper (include/linux/export.h).
+		if u.Source == "drivers/block/aoe/aoechr.c" {
+			if y, err := f.Symbols(); err != nil || !slices.ContainsFunc(y, func(y elf.Symbol) bool { return y.Name == "__this_module" }) {
+				t.Errorf("%s: it is not compiled as part of a module (%v)", u.Source, err)
+			}
+		}
 	}
 }
 
