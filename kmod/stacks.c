@@ -281,7 +281,8 @@ bool ksplice_still_there(const struct ksplice_transaction *t)
 		put_pid(pid);
 		if (!task)
 			continue;
-		there = task_tgid_nr(task) != t->tgid && task->start_time == f->start_time && switches(task) == f->switches && !READ_ONCE(task->on_cpu);
+		there = task_tgid_nr(task) != t->tgid && task->start_time == f->start_time &&
+			switches(task) == f->switches && !READ_ONCE(task->on_cpu);
 		put_task_struct(task);
 		if (there)
 			return true;

@@ -147,7 +147,7 @@ func (l *lab) killedFrozen(t *testing.T, all []*sleeping, file, id string) {
 					fmt.Sprintf("cat /sys/fs/cgroup$(sed -n s/^0:://p /proc/%d/cgroup)/cgroup.freeze 2>/dev/null || echo 0", s.pid))) == "0"
 			})
 		}
-		if regexp.MustCompile(`(?m)^`+id+` +applied`).MatchString(l.MustRun(t, guestCLI, "status")) {
+		if regexp.MustCompile(`(?m)^` + id + ` +applied`).MatchString(l.MustRun(t, guestCLI, "status")) {
 			l.frozen(t, all, "undo", id)
 			continue
 		}
