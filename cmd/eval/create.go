@@ -64,17 +64,21 @@ func (r *Result) refused(stdout []byte, stderr string) {
 		Reasons []create.Reason `json:"reasons"`
 	}
 	if err := json.Unmarshal(stdout, &said); err != nil || len(said.Reasons) == 0 {
+		if strings.Contains(stderr, "compile post: ") {
+			r.end(Unfit, "create", strings.TrimSpace(stderr)) // before the patch it compiled
+			return
+		}
 		r.end(Failed, "create", strings.TrimSpace(stderr))
 		return
 	}
 	var texts []string
-	verdict := map[create.ReasonKind]Verdict{create.ReasonState: NeedsCode, create.ReasonNotBuilt: NotBuilt, create.ReasonNoEffect: NoEffect}
+	verdict := map[create.ReasonKind]Verdict{create.ReasonState: NeedsCode, create.ReasonNotBuilt: NotBuilt, create.ReasonNoEffect: NoEffect, create.ReasonPatch: Unfit}
 	worst := Verdict("")
 	for _, x := range said.Reasons {
 		texts = append(texts, x.Text)
 		v, ok := verdict[x.Kind]
 		if !ok {
-			v = Failed // the patch does not apply, or holds what no update carries
+			v = Failed // it holds what no update carries
 		}
 		if worst == "" || v == Failed {
 			worst = v

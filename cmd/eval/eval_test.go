@@ -18,7 +18,7 @@ func TestRefused(t *testing.T) {
 		`{"reasons": [{"kind": "state", "text": "layout of struct a"}]}`:                                       {Verdict: NeedsCode, Reasons: []string{"layout of struct a"}},
 		`{"reasons": [{"kind": "not built", "text": "nothing"}]}`:                                              {Verdict: NotBuilt, Reasons: []string{"nothing"}},
 		`{"reasons": [{"kind": "no effect", "text": "the same"}]}`:                                             {Verdict: NoEffect, Reasons: []string{"the same"}},
-		`{"reasons": [{"kind": "patch", "text": "hunk 2"}]}`:                                                   {Verdict: Failed, Reasons: []string{"hunk 2"}},
+		`{"reasons": [{"kind": "patch", "text": "hunk 2"}]}`:                                                   {Verdict: Unfit, Reasons: []string{"hunk 2"}},
 		`{"reasons": [{"kind": "state", "text": "a"}, {"kind": "unsupported", "text": "b"}], "error": "both"}`: {Verdict: Failed, Reasons: []string{"a", "b"}},
 		`{"error": "a compiler"}`: {Verdict: Failed, Reasons: []string{"on stderr"}},
 		``:                        {Verdict: Failed, Reasons: []string{"on stderr"}},

@@ -147,8 +147,11 @@ func (t *trial) run(ctx context.Context) {
 	if _, ok := t.command(ctx, "check", "ksplice", "check", t.file); !ok {
 		return
 	}
-	out, ok := t.command(ctx, "apply", "ksplice", "apply", "--json", "--attempts", "50", t.file)
+	out, ok := t.command(ctx, "apply", "ksplice", "apply", "--json", "--freeze", "--attempts", "50", t.file)
 	if !ok {
+		if strings.Contains(strings.Join(t.r.Reasons, " "), ": kernel thread ") {
+			t.r.Verdict = NeedsCode // to have the thread leave the function
+		}
 		return
 	}
 	var said apply.Report
@@ -160,7 +163,7 @@ func (t *trial) run(ctx context.Context) {
 	if !t.watch(ctx) {
 		return
 	}
-	if _, ok := t.command(ctx, "undo", "ksplice", "undo", "--attempts", "50", said.ID); !ok {
+	if _, ok := t.command(ctx, "undo", "ksplice", "undo", "--freeze", "--attempts", "50", said.ID); !ok {
 		return
 	}
 	if _, ok := t.command(ctx, "compare", guestTool, "text", "compare", guestText); ok {

@@ -26,6 +26,8 @@ const (
 	NoEffect Verdict = "no object code changes"
 	// NotLoaded: the module that it changes does not load in the guest.
 	NotLoaded Verdict = "module does not load here"
+	// Unfit: the patch does not apply to this kernel's source, or what it makes of that does not compile.
+	Unfit Verdict = "does not fit this source"
 	// Failed: anything else.
 	Failed Verdict = "failed"
 )

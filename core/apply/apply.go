@@ -88,9 +88,20 @@ func (e *ConflictError) Error() string {
 		return fmt.Sprintf("threads were in the affected functions at each of %d attempts; try again later", e.Attempts)
 	}
 	c := e.Conflicts[0]
-	s := fmt.Sprintf("thread %d (%s) is in %s", c.PID, c.Command, c.Function)
+	// What cannot be frozen is the worse news.
+	if i := slices.IndexFunc(e.Conflicts, func(c engine.Conflict) bool { return c.Kernel }); i >= 0 {
+		c = e.Conflicts[i]
+	}
+	what := "thread"
+	if c.Kernel {
+		what = "kernel thread"
+	}
+	s := fmt.Sprintf("%s %d (%s) is in %s", what, c.PID, c.Command, c.Function)
 	if n := len(e.Conflicts) - 1; n > 0 {
 		s += fmt.Sprintf(", and %d more", n)
+	}
+	if c.Kernel {
+		return s + fmt.Sprintf("; nothing was changed in %d attempts; where that is the thread's main loop, which it never leaves, the function cannot be replaced", e.Attempts)
 	}
 	return s + fmt.Sprintf("; nothing was changed in %d attempts; try again when it has left, or with --freeze where somebody is always there", e.Attempts)
 }
@@ -536,6 +547,10 @@ func outcome(r *engine.Result) error {
 		}
 		return nil
 	case engine.CauseConflict:
+		for i := range r.Conflicts {
+			c := &r.Conflicts[i]
+			c.Kernel, _ = freeze.KernelThread(c.PID) // one that has gone was none that stays
+		}
 		return &ConflictError{r.Conflicts, r.Attempts}
 	}
 	e := &CommitError{Cause: r.Cause, Where: r.Where}

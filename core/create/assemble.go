@@ -53,11 +53,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 		u.Files[name] = x.pre.bytes
 		m.Units = append(m.Units, update.Unit{Source: x.Source, Object: x.Object, Module: x.Module, Pre: name, SHA256: update.Digest(x.pre.bytes)})
 		if x.differs() {
-			t := x.Module
-			if t == "" {
-				t = vmlinux
-			}
-			targets[t] = append(targets[t], i)
+			targets[x.target()] = append(targets[x.target()], i)
 		}
 	}
 	names := make([]string, 0, len(targets))
@@ -114,13 +110,18 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 		in.Units = append(in.Units, input)
 	}
 	for i, x := range units {
-		if !x.differs() && (x.Module == target || x.Module == "" && target == vmlinux) {
+		if !x.differs() && x.target() == target {
 			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff, Result: x.result})
 		}
 	}
 	out, err := part.Build(&in)
 	if err != nil {
 		return nil, nil, refuse(ReasonUnsupported, err.Error())
+	}
+	if missing, err := r.unproved(target, out.Slots); err != nil {
+		return nil, nil, err
+	} else if missing != nil && !r.searched[target] {
+		return nil, nil, missing
 	}
 	var objects []string
 	for i, f := range append(out.Objects, out.Description) {

@@ -149,7 +149,7 @@ func (r *run) layout(group []*unit) error {
 
 // compare describes all objects and compares pre with post.
 func (r *run) compare(ctx context.Context) error {
-	if err := r.describe(ctx); err != nil {
+	if err := r.describe(ctx, r.units); err != nil {
 		return err
 	}
 	if err := r.layout(r.units); err != nil {
@@ -244,12 +244,12 @@ func sayChanged(c *Changed) string {
 	return text
 }
 
-// describe asks the architecture plugin about every object, in one call for each kind of target.
-func (r *run) describe(ctx context.Context) error {
+// describe asks the architecture plugin about every object of units, in one call for each kind of target.
+func (r *run) describe(ctx context.Context, units []*unit) error {
 	for _, module := range []bool{false, true} {
 		req := &arch.DescribeRequest{Target: r.targetOf(module)}
 		var sides []*side
-		for _, u := range r.units {
+		for _, u := range units {
 			if (u.Module != "") == module {
 				sides = append(sides, u.pre, u.post)
 			}

@@ -102,6 +102,8 @@ type run struct {
 	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
 	post    map[string][]byte // the same after it; nil content: the file is gone
 	units   []*unit
+	// searched says for which targets' symbols units have been searched.
+	searched map[string]bool
 }
 
 // Create makes an update.
@@ -111,7 +113,7 @@ func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 		return nil, nil, err
 	}
 	defer done()
-	r := &run{o: o, dir: dir, since: time.Now()}
+	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}}
 	if r.o.Say == nil {
 		r.o.Say = func(string, string) {}
 	}
@@ -155,7 +157,16 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 		return nil, err
 	}
 	r.stage("link")
-	return r.assemble(ctx)
+	u, err := r.assemble(ctx)
+	for missing := (*unprovedError)(nil); errors.As(err, &missing); {
+		if err := r.prove(ctx, missing); err != nil {
+			return nil, err
+		}
+		r.searched[missing.target] = true
+		r.stage("link")
+		u, err = r.assemble(ctx)
+	}
+	return u, err
 }
 
 // parse reads the patch and those of the base, and refuses what no hot update can carry.

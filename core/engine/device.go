@@ -92,6 +92,8 @@ type Conflict struct {
 	Command  string `json:"command"`
 	Function string `json:"function"`
 	Address  uint64 `json:"address"`
+	// Kernel says that it is a thread of the kernel's own, which nobody can freeze.
+	Kernel bool `json:"kernel_thread,omitempty"`
 }
 
 // Result is how a commit ended.

@@ -123,7 +123,7 @@ func (f *Freezer) add(pid int, c engine.Conflict) {
 		return
 	}
 	f.frozen[pid] = false
-	if kernel, err := kernelThread(pid); kernel || err != nil {
+	if kernel, err := KernelThread(pid); kernel || err != nil {
 		return
 	}
 	if err := f.freeze(pid); err != nil {
@@ -318,8 +318,8 @@ func process(tid int) (int, error) {
 	return 0, fmt.Errorf("/proc/%d/status names no process", tid)
 }
 
-// kernelThread says that a process is a thread of the kernel's own: PF_KTHREAD of include/linux/sched.h among its flags (proc(5), stat).
-func kernelThread(pid int) (bool, error) {
+// KernelThread says that a process is a thread of the kernel's own: PF_KTHREAD of include/linux/sched.h among its flags (proc(5), stat).
+func KernelThread(pid int) (bool, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return false, err

@@ -55,12 +55,12 @@ func TestProcesses(t *testing.T) {
 	if _, err := process(1 << 30); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of nobody: %v", err)
 	}
-	if kernel, err := kernelThread(os.Getpid()); err != nil || kernel {
+	if kernel, err := KernelThread(os.Getpid()); err != nil || kernel {
 		t.Errorf("this process is a kernel thread: %t, %v", kernel, err)
 	}
 	// kthreadd, where the machine shows it.
 	if b, err := os.ReadFile("/proc/2/comm"); err == nil && string(b) == "kthreadd\n" {
-		if kernel, err := kernelThread(2); err != nil || !kernel {
+		if kernel, err := KernelThread(2); err != nil || !kernel {
 			t.Errorf("kthreadd is a kernel thread: %t, %v", kernel, err)
 		}
 	}

@@ -46,7 +46,7 @@ func TestRoad(t *testing.T) {
 			if e.Base == "" {
 				t.Run(e.Name, func(t *testing.T) {
 					if len(e.Units) > 0 {
-						l.unproved(t, e)
+						l.found(t, e)
 					}
 					l.road(t, &e, files[e.Name])
 				})
@@ -195,13 +195,30 @@ func (l *lab) road(t *testing.T, e *examples.Example, file string) {
 	l.clean(t)
 }
 
-// unproved wants an update to be refused whose new code names what nothing proves: made without the units that it wants.
-func (l *lab) unproved(t *testing.T, e examples.Example) {
+// found wants create to find the units itself that an update must match besides.
+func (l *lab) found(t *testing.T, e examples.Example) {
 	patch, err := e.Patch(l.series())
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.must(t, exitRefused, "create --unit", "apply", l.create(t, e.Name+"-unproved", patch))
+	out := l.must(t, exitOK, "", "inspect", "--json", l.create(t, e.Name+"-found", patch))
+	var m struct {
+		Units []struct {
+			Source string `json:"source"`
+		} `json:"units"`
+	}
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range e.Units {
+		if !slices.ContainsFunc(m.Units, func(x struct {
+			Source string `json:"source"`
+		}) bool {
+			return x.Source == u
+		}) {
+			t.Errorf("%s is not among the units that are matched: %s", u, out)
+		}
+	}
 }
 
 // clean wants no update to be left, but for one that stays mapped.

@@ -20,9 +20,10 @@ type hostTool struct {
 	dir, name, config string
 }
 
-// hostTools: %.asn1.c (scripts/Makefile.build), security/selinux/Makefile, drivers/tty/vt/Makefile in 6.1.
+// hostTools: %.asn1.c (scripts/Makefile.build), security/selinux/Makefile; security/tomoyo/Makefile, drivers/tty/vt/Makefile in 6.1.
 var hostTools = []hostTool{
 	{"scripts", "asn1_compiler", "CONFIG_ASN1"},
+	{"scripts", "bin2c", "CONFIG_BUILD_BIN2C"},
 	{"scripts", "conmakehash", "CONFIG_CONSOLE_TRANSLATIONS"},
 	{"scripts/selinux/genheaders", "genheaders", "CONFIG_SECURITY_SELINUX"},
 }

@@ -24,7 +24,7 @@ import (
 
 // Layout is the version of the directory's layout and of the way objects are compiled. It is part of every tree's
 // identity: raise it with any change that makes old trees or objects wrong.
-const Layout = "6"
+const Layout = "7"
 
 const (
 	rootName  = "root"
