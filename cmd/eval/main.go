@@ -25,6 +25,7 @@ import (
 // options are what the command line says.
 type options struct {
 	corpus, kernel, out, list string
+	versions                  string
 	reverse                   bool
 	jobs                      int
 }
@@ -36,10 +37,20 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "the `directory` for results (default: eval-KERNEL below out)")
 	flag.StringVar(&o.list, "list", "", "take only these patches, `names` without .patch, separated by blanks")
 	flag.BoolVar(&o.reverse, "reverse", false, "take the patches backwards")
+	flag.StringVar(&o.versions, "versions", "", "fill the corpus with the differences between two versions of linux-source, `FROM:TO`, and end")
 	flag.IntVar(&o.jobs, "jobs", runtime.NumCPU(), "how many updates are made at the same time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	failed, err := run(ctx, o)
+	var failed int
+	var err error
+	if o.versions != "" {
+		var n int
+		if n, err = writeVersions(ctx, o.versions, o.corpus); err == nil {
+			fmt.Fprintf(os.Stderr, "%d patches are in %s\n", n, o.corpus)
+		}
+	} else {
+		failed, err = run(ctx, o)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "eval:", err)
