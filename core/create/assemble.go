@@ -49,7 +49,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 
 	targets := map[string][]int{} // indices in units
 	for i, x := range units {
-		name := path.Join("pre", strings.ReplaceAll(x.Object, "/", "_"))
+		name := path.Join("pre", x.file())
 		u.Files[name] = x.pre.bytes
 		m.Units = append(m.Units, update.Unit{Source: x.Source, Object: x.Object, Module: x.Module, Pre: name, SHA256: update.Digest(x.pre.bytes)})
 		if x.differs() {

@@ -34,6 +34,15 @@ type side struct {
 	diff     *diff.Object
 }
 
+// file is a file name for the unit's object. One object may be in several modules.
+func (u *unit) file() string {
+	name := strings.ReplaceAll(u.Object, "/", "_")
+	if u.Module != "" {
+		name = u.Module + "-" + name
+	}
+	return name
+}
+
 // compile compiles all units before and after the patch. Where there are many, some go ahead of the others, so that a change of
 // layout is refused before the rest is compiled.
 func (r *run) compile(ctx context.Context) error {
@@ -79,7 +88,7 @@ func (r *run) compileGroup(ctx context.Context, group []*unit) error {
 				r.report.Cached++
 			}
 			sd := &side{object: o}
-			if err := r.strip(sd, fmt.Sprintf("%s-%s.o", s.name, strings.ReplaceAll(group[i].Object, "/", "_"))); err != nil {
+			if err := r.strip(sd, s.name+"-"+group[i].file()); err != nil {
 				return fmt.Errorf("%s: %w", group[i].Object, err)
 			}
 			s.set(group[i], sd)

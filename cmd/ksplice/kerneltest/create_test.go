@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
 )
@@ -155,6 +156,18 @@ const (
 `
 )
 
+// twoModules changes a function of an object that two modules have.
+const twoModules = `--- a/drivers/net/ethernet/cavium/liquidio/octeon_device.c
++++ b/drivers/net/ethernet/cavium/liquidio/octeon_device.c
+@@ -868,5 +868,6 @@
+ 	union oct_txpciq txpciq;
+ 	int numa_node = dev_to_node(&oct->pci_dev->dev);
+ 
++	asm volatile("nop");
+ 	if (OCTEON_CN6XXX(oct))
+ 		num_descs =
+`
+
 // reach makes updates that stand on another one: who includes a header since then is compiled, too; a file of which nothing is built is
 // noted; and a further unit is named as people write it, or does not exist.
 func (l *lab) reach(t *testing.T) {
@@ -186,6 +199,18 @@ func (l *lab) reach(t *testing.T) {
 	}
 	if !slices.Contains(report.Notes, "fs/proc/nobody.c: this kernel builds nothing of it") {
 		t.Errorf("notes = %q", report.Notes)
+	}
+	l.create(t, "two-modules", []byte(twoModules))
+	u, err := update.ReadFile(filepath.Join(l.share, "two-modules.ksplice"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var targets []string
+	for _, p := range u.Manifest.Parts {
+		targets = append(targets, p.Target)
+	}
+	if !slices.Equal(targets, []string{"liquidio", "liquidio_vf"}) {
+		t.Errorf("an object of two modules: parts for %q", targets)
 	}
 	if out, errs, exit := create("fs/proc/missing.c"); exit != exitRefused || !strings.Contains(errs, "this kernel compiles no fs/proc/missing.c, which --unit names") {
 		t.Errorf("a unit that does not exist: exit code %d\n%s%s", exit, out, errs)
