@@ -9,12 +9,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // ownership is what decides whether somebody but root can change a file or directory.
 type ownership struct {
 	mode     os.FileMode
 	uid, gid uint32
+	acl      bool // an access control list: the group's bits are its mask (acl(5))
 }
 
 // weakness says how somebody but root can change it, or "". A sticky directory counts as safe where sticky is set:
@@ -30,6 +33,8 @@ func (o ownership) weakness(sticky bool) string {
 		return fmt.Sprintf("is writable by everybody (mode %#o)", o.mode.Perm())
 	case o.mode&0o020 != 0 && o.gid != 0:
 		return fmt.Sprintf("is writable by group %d (mode %#o)", o.gid, o.mode.Perm())
+	case o.mode&0o020 != 0 && o.acl:
+		return fmt.Sprintf("is writable by whom its access control list names (mode %#o)", o.mode.Perm())
 	}
 	return ""
 }
@@ -44,7 +49,8 @@ func stat(path string) (ownership, error) {
 	if !ok {
 		return ownership{}, fmt.Errorf("stat %s: the owner is not known", path)
 	}
-	return ownership{mode: info.Mode(), uid: st.Uid, gid: st.Gid}, nil
+	n, err := unix.Lgetxattr(path, "system.posix_acl_access", nil)
+	return ownership{mode: info.Mode(), uid: st.Uid, gid: st.Gid, acl: err == nil && n > 0}, nil
 }
 
 // checkRootOnly returns an error that says who else could change the file at path, which has no symbolic links in it: the

@@ -20,6 +20,7 @@ func TestWeakness(t *testing.T) {
 		{"everybody writes", ownership{mode: 0o757}, false, "is writable by everybody (mode 0757)"},
 		{"a group writes", ownership{mode: 0o775, gid: 50}, false, "is writable by group 50 (mode 0775)"},
 		{"root's group writes", ownership{mode: 0o775}, false, ""},
+		{"an access control list's mask", ownership{mode: 0o775, acl: true}, false, "is writable by whom its access control list names (mode 0775)"},
 		{"sticky", ownership{mode: 0o777 | os.ModeSticky}, true, ""},
 		{"sticky counts for nothing", ownership{mode: 0o777 | os.ModeSticky}, false, "is writable by everybody (mode 0777)"},
 		{"another's sticky", ownership{mode: 0o777 | os.ModeSticky, uid: 7}, true, "belongs to user 7"},
