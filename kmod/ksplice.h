@@ -202,6 +202,7 @@ void ksplice_free_loaded(struct ksplice_loaded *p);
 /* sysfs.c */
 extern const struct kobj_type ksplice_update_type;
 void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r);
+void ksplice_forget_conflicts(struct ksplice_update *u);
 void ksplice_set_conflicts(struct ksplice_update *u, const struct ksplice_transaction *t);
 int ksplice_write_changes(struct ksplice_update *u);
 

@@ -215,6 +215,14 @@ void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r)
 	mutex_unlock(&u->text_lock);
 }
 
+/* Nobody has been in the way of a new transaction yet. */
+void ksplice_forget_conflicts(struct ksplice_update *u)
+{
+	mutex_lock(&u->text_lock);
+	u->nr_conflicts = 0;
+	mutex_unlock(&u->text_lock);
+}
+
 /* Note who was in the way at the last attempt. */
 void ksplice_set_conflicts(struct ksplice_update *u, const struct ksplice_transaction *t)
 {

@@ -17,7 +17,7 @@
 
 /*
  * Freeze by the caller's file, of a cgroup and open for writing. -EALREADY: the
- * commit is decided. Under ksplice_lock, so that it is not decided meanwhile.
+ * commit is decided; -EINVAL: none runs, so that nobody would thaw. Under ksplice_lock, so that it is not decided meanwhile.
  */
 int ksplice_freeze(struct ksplice_transaction *t, int fd)
 {
@@ -27,6 +27,8 @@ int ksplice_freeze(struct ksplice_transaction *t, int fd)
 
 	if (t->thawed)
 		return -EALREADY;
+	if (!t->committing)
+		return -EINVAL;
 	if (t->nr_thaw == KSPLICE_MAX_THAW)
 		return -ENOSPC;
 	file = fget(fd);

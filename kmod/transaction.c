@@ -81,6 +81,7 @@ struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
 		return ERR_CAST(u);
 	}
 	u->busy = true;
+	ksplice_forget_conflicts(u);
 	t->update = u;
 	t->op = arg->op;
 	t->nr_parts = arg->nr_parts;

@@ -482,6 +482,7 @@ func sameModules(was, is *kernel.Kernel, names []string) error {
 
 // commit runs the transaction's commit, and freezes who is in its way if that is wanted.
 func (o *Options) commit(ctx context.Context, d *engine.Device, id string, op engine.Op) (c Commit, err error) {
+	watched := func() {} // waits for who uses the device besides
 	if o.Freeze {
 		if !d.Info().Freeze {
 			return c, errors.New("the loaded ksplice module cannot freeze processes: reload the one that came with this ksplice, or go without --freeze")
@@ -496,9 +497,12 @@ func (o *Options) commit(ctx context.Context, d *engine.Device, id string, op en
 			f.Watch(watch, id)
 			close(done)
 		}()
-		defer func() {
+		watched = func() {
 			end()
 			<-done
+		}
+		defer func() {
+			watched()
 			c.Frozen = f.Processes
 			// It is decided already: that somebody could not be put back is no reason to call it a failure.
 			if err := f.Release(); err != nil {
@@ -512,6 +516,7 @@ func (o *Options) commit(ctx context.Context, d *engine.Device, id string, op en
 			return c, err
 		}
 		// Interrupted: the kernel module gives up, unless it has stopped the machine already. Close waits for it.
+		watched()
 		d.Close()
 		u, done, lerr := decided(id, op)
 		if lerr != nil || !done {

@@ -295,6 +295,10 @@ func TestBorders(t *testing.T) {
 			`asm(".section .data..read_mostly,\"aw\"\n.type a,@object\n.size a,16\na: .zero 16\n.previous"); extern int a[4]; int f(void) { int s = 0; for (int *p = a; p < a + 4; p++) s += ext(*p); return s; }`,
 			`asm(".section .data..read_mostly,\"aw\"\n.type a,@object\n.size a,16\na: .zero 16\n.type n,@object\n.size n,4\nn: .zero 4\n.previous"); extern int a[4]; int f(void) { int s = 1; for (int *p = a; p < a + 4; p++) s += ext(*p); return s; }`,
 			".text.f", nil, "it leads to n or to a+0x10, and the running kernel does not have them as near to each other: give what is new in section .data..read_mostly another section"},
+		{"scalars beside a new one", // per-CPU variables, as a rule
+			`static long z = 1; ` + rm + `static int b; int *f(void) { use(&z); return &b; } void g(int x) { b = x; }`,
+			`static long z = 1; ` + rm + `static int n; ` + rm + `static int b; int *f(void) { use(&z); use(&n); return &b; } void g(int x) { b = x; }`,
+			".text.f", []string{"run z+0", "run use-4", "new +0", "run b+0"}, ""},
 		{"neighbours that stay",
 			rm + `static int a[4]; ` + rm + `static int b[4]; int f(void) { int s = 0; for (int *p = a; p < a + 4; p++) s += ext(*p); b[0] = a[0] = s; return s; }`,
 			rm + `static int a[4]; ` + rm + `static int b[4]; int f(void) { int s = 1; for (int *p = a; p < a + 4; p++) s += ext(*p); b[0] = a[0] = s; return s; }`,
@@ -302,7 +306,11 @@ func TestBorders(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := compare(t, tt.pre, tt.post).Closure()
+			r, err := diff.Compare(difftest.Object(t, "u", common+tt.pre), difftest.Object(t, "u", common+tt.post))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := r.Closure()
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("Closure: error %v, want %q", err, tt.err)

@@ -20,40 +20,50 @@ func (v *view) static(i *item) (s semantic.Static, ok bool) {
 }
 
 // declared pairs numbered data by their declarations: those on unchanged lines, whose numbers stay (core/patch, StabilizeLines), and
-// then what a function has one of on each side.
+// then what a function has one of, before and after.
 func (p *pairer) declared() {
-	for _, key := range []func(s semantic.Static) semantic.Static{
-		func(s semantic.Static) semantic.Static { s.Order = 0; return s },
-		func(s semantic.Static) semantic.Static { return semantic.Static{Function: s.Function, Name: s.Name} },
-	} {
-		byKey := func(v *view) map[semantic.Static][]*item {
-			m := map[semantic.Static][]*item{}
-			for _, is := range unpaired(v, itemData) {
-				for _, i := range is {
-					if s, ok := v.static(i); ok {
-						m[key(s)] = append(m[key(s)], i)
-					}
-				}
-			}
-			for _, is := range m {
-				slices.SortFunc(is, func(a, b *item) int {
-					x, _ := v.static(a)
-					y, _ := v.static(b)
-					return x.Order - y.Order
-				})
-			}
-			return m
-		}
-		a, b := byKey(p.pre), byKey(p.post)
-		for k, y := range b {
-			// Several of one line are told apart by their order, if none has come or gone.
-			if x := a[k]; len(x) == len(y) && (k.Line > 0 || len(x) == 1) {
-				for n := range x {
-					join(x[n], y[n])
-				}
+	exact := func(s semantic.Static) semantic.Static { s.Order, s.Array = 0, false; return s }
+	byName := func(s semantic.Static) semantic.Static { return semantic.Static{Function: s.Function, Name: s.Name} }
+	a, b := p.pre.declarations(exact, unpairedItems), p.post.declarations(exact, unpairedItems)
+	for k, y := range b {
+		// Several of one line are told apart by their order, if none has come or gone.
+		if x := a[k]; k.Line > 0 && len(x) == len(y) {
+			for n := range x {
+				join(x[n], y[n])
 			}
 		}
 	}
+	a, b = p.pre.declarations(byName, everyItem), p.post.declarations(byName, everyItem)
+	for k, y := range b {
+		if x := a[k]; len(x) == 1 && len(y) == 1 && x[0].pair == nil && y[0].pair == nil {
+			join(x[0], y[0])
+			y[0].redeclared = true
+		}
+	}
+}
+
+func unpairedItems(i *item) bool { return i.pair == nil }
+func everyItem(*item) bool       { return true }
+
+// declarations lists the numbered local data that are wanted by a key of their declarations, in order.
+func (v *view) declarations(key func(semantic.Static) semantic.Static, wanted func(*item) bool) map[semantic.Static][]*item {
+	m := map[semantic.Static][]*item{}
+	for _, i := range v.all {
+		if _, numbered := stem(i.name()); i.kind != itemData || !i.local() || !numbered || !wanted(i) {
+			continue
+		}
+		if s, ok := v.static(i); ok {
+			m[key(s)] = append(m[key(s)], i)
+		}
+	}
+	for _, is := range m {
+		slices.SortFunc(is, func(a, b *item) int {
+			x, _ := v.static(a)
+			y, _ := v.static(b)
+			return x.Order - y.Order
+		})
+	}
+	return m
 }
 
 // freshDescriptors takes descriptors of debug messages that say something else for new ones: the kernel has them in
@@ -74,26 +84,36 @@ var renewable = []string{"__already_done", "__warned", "__print_once", "_rs", "_
 // lostStatics refuses static variables that may continue one of pre and may be new: new code with a fresh one would forget what
 // the running kernel's holds, and with another's would read what it does not mean.
 func (r *Result) lostStatics() {
-	a, b := unpaired(r.pre, itemData), unpaired(r.post, itemData)
+	a, b := open(r.pre), open(r.post)
 	for _, k := range sortedKeys(b) {
+		if len(a[k]) == 0 || renewed(k) {
+			continue
+		}
 		var from []string
-		for _, y := range b[k] {
-			if !y.writable() || r.post.rules[y.section] != ruleData || y.section.Name == debugSection || renewed(k) {
-				continue
-			}
-			for _, x := range a[k] {
-				if r.pre.rules[x.section] == ruleData && x.writable() {
-					from = append(from, r.pre.describe(x))
-				}
-			}
-			if len(from) > 0 {
-				slices.Sort(from)
-				r.refuseState(r.post.describe(y), fmt.Sprintf("it may be the running kernel's %s under another name, or a new variable", strings.Join(slices.Compact(from), " or ")),
-					"keep each static variable's declaration as it was, or give a new one another name")
-				break
-			}
+		for _, x := range a[k] {
+			from = append(from, r.pre.describe(x))
+		}
+		slices.Sort(from)
+		r.refuseState(r.post.describe(b[k][0]), fmt.Sprintf("it may be the running kernel's %s under another name, or a new variable", strings.Join(slices.Compact(from), " or ")),
+			"keep each static variable's declaration as it was, or give a new one another name")
+	}
+	for _, y := range r.post.all {
+		if y.redeclared && y.pair != nil && y.writable() {
+			r.note("%s is taken for the running kernel's, though its line changed: there is one of that name before and after", r.post.describe(y))
 		}
 	}
+}
+
+// open lists the local variables without a pair, by stem.
+func open(v *view) map[string][]*item {
+	m := map[string][]*item{}
+	for _, i := range v.all {
+		if i.kind == itemData && i.pair == nil && i.local() && i.writable() && v.rules[i.section] == ruleData && i.section.Name != debugSection {
+			k, _ := stem(i.name())
+			m[k] = append(m[k], i)
+		}
+	}
+	return m
 }
 
 // describe names a datum by its declaration, as far as that is known.

@@ -35,6 +35,7 @@ type item struct {
 	fragments  []*item
 	pair       *item // in the other object
 	landing    bool  // for functions: begins with a landing pad for indirect branches
+	redeclared bool  // for data: paired though the line of its declaration changed
 }
 
 func (i *item) size() uint64 { return i.end - i.start }
@@ -431,7 +432,7 @@ func (v *view) at(s *objfile.Section, offset int64) place {
 }
 
 // others are the other data that a reference may mean: the assembler names the section instead of a local symbol, and then the end of
-// one datum is the start of the next, and with an index register the base may lie in a neighbour.
+// one array is the start of the next datum, and with an index register the base may lie before an array, or behind.
 func (v *view) others(r *arch.Ref) []place {
 	y := v.o.File.Symbols[r.Symbol]
 	// Descriptors of debug messages are used one by one.
@@ -448,6 +449,9 @@ func (v *view) others(r *arch.Ref) []place {
 	var out []place
 	add := func(step int) {
 		for n := k + step; n >= 0 && n < len(items); n += step {
+			if s, known := v.static(items[n]); items[n].kind == itemData && known && !s.Array {
+				return
+			}
 			if items[n].kind == itemData {
 				out = append(out, place{item: items[n], offset: int64(items[k].start) + to.offset - int64(items[n].start)})
 				return

@@ -137,9 +137,13 @@ func (f *Freezer) add(pid int, c engine.Conflict) {
 
 // freeze puts a process into a frozen cgroup below its own.
 func (f *Freezer) freeze(pid int) error {
-	path, err := cgroupOf(fmt.Sprintf("/proc/%d/cgroup", pid))
+	path, err := home(fmt.Sprintf("/proc/%d", pid))
 	if err != nil {
 		return err
+	}
+	// A child of one that was frozen is where that was, in a cgroup of ours.
+	for strings.HasPrefix(filepath.Base(path), prefix) {
+		path = filepath.Dir(path)
 	}
 	parent := filepath.Join(f.root, path)
 	key := parent
@@ -228,7 +232,7 @@ func move(dir, list string, members []string) error {
 func (f *Freezer) Release() error {
 	var errs []error
 	for _, g := range f.groups {
-		errs = append(errs, clearGroup(g.dir))
+		errs = append(errs, recoverBelow(g.dir, f.log))
 		g.freeze.Close()
 	}
 	clear(f.groups)
@@ -289,7 +293,6 @@ func recoverBelow(root string, log hclog.Logger) error {
 			return err
 		case err == nil && d.IsDir() && strings.HasPrefix(d.Name(), prefix):
 			found = append(found, path)
-			return fs.SkipDir
 		}
 		return nil
 	})
@@ -297,11 +300,29 @@ func recoverBelow(root string, log hclog.Logger) error {
 		return fmt.Errorf("find cgroups of an earlier run: %w", err)
 	}
 	var errs []error
-	for _, dir := range found {
-		log.Info("put processes back that an earlier run froze", "cgroup", dir)
+	for _, dir := range slices.Backward(found) { // what is in one before the one itself
+		log.Debug("put frozen processes back", "cgroup", dir)
 		errs = append(errs, clearGroup(dir))
 	}
 	return errors.Join(errs...)
+}
+
+// home is the cgroup that all threads of a process are in. dir is its directory in /proc.
+func home(dir string) (string, error) {
+	path, err := cgroupOf(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	threads, err := filepath.Glob(filepath.Join(dir, "task", "*", "cgroup"))
+	if err != nil {
+		return "", err
+	}
+	for _, t := range threads {
+		if p, err := cgroupOf(t); err == nil && p != path {
+			return "", fmt.Errorf("its threads are in several cgroups, %s and %s, and could not be put back into them", path, p)
+		}
+	}
+	return path, nil
 }
 
 // process is the process that a thread belongs to.

@@ -18,6 +18,8 @@ type Static struct {
 	// File is relative to the directory of compilation if inside it; "" and 0 are unknown.
 	File string
 	Line int64
+	// Array says that it is an array.
+	Array bool
 	// Order numbers an object's variables as they are described: by place in the source, within a function.
 	Order int
 }
@@ -183,8 +185,8 @@ func size(t *typ) int64 {
 // sectionShift tells sections apart in addresses of a relocatable object: each is put at its number times two to this.
 const sectionShift = 32
 
-// Statics says where the local variables' symbols of a relocatable object are declared, by the symbols' names. It is empty for an
-// object without debug information.
+// Statics says where the variables of a relocatable object are declared, by the names of their symbols. It is empty for an object
+// without debug information.
 func Statics(path string) (map[string]Static, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -229,7 +231,8 @@ func statics(b []byte) (m map[string]Static, err error) {
 			if _, ok := m[n]; ok {
 				continue
 			}
-			s := Static{Name: v.name, File: u.file(v.cu, v.file), Line: v.line, Order: i}
+			t := bare(u.types[v.of])
+			s := Static{Name: v.name, File: u.file(v.cu, v.file), Line: v.line, Array: t != nil && t.kind == kindArray, Order: i}
 			if v.function != nil {
 				s.Function = v.function.name
 			}
@@ -240,7 +243,7 @@ func statics(b []byte) (m map[string]Static, err error) {
 }
 
 // spread gives each section of memory an address of its own in the symbol table of an object, whose bytes are b, and returns
-// the local symbols' names by address. debug/elf resolves relocations by the table and takes all sections to be at 0.
+// the symbols' names by address. debug/elf resolves relocations by the table and takes all sections to be at 0.
 func spread(f *elf.File, b []byte) (map[uint64][]string, error) {
 	table := f.SectionByType(elf.SHT_SYMTAB)
 	symbols, err := f.Symbols()
@@ -260,7 +263,7 @@ func spread(f *elf.File, b []byte) (map[uint64][]string, error) {
 		}
 		at := y.Value + uint64(y.Section)<<sectionShift
 		order.PutUint64(b[table.Offset+uint64(i+1)*entry+value:], at)
-		if elf.ST_BIND(y.Info) == elf.STB_LOCAL && elf.ST_TYPE(y.Info) != elf.STT_SECTION && y.Name != "" {
+		if elf.ST_TYPE(y.Info) != elf.STT_SECTION && y.Name != "" {
 			names[at] = append(names[at], y.Name)
 		}
 	}
