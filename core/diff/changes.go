@@ -138,6 +138,22 @@ func (r *Result) labels() {
 	}
 }
 
+// entries refuses changes of functions that have a global entry in their middle (SYM_INNER_LABEL of include/linux/linkage.h): who comes in
+// there would run on in the old code. A redirect at the beginning does not reach them.
+func (r *Result) entries() {
+	for _, y := range r.pre.o.File.Symbols[1:] {
+		if y.Section == nil || y.Bind == elf.STB_LOCAL || y.Name == "" || y.Type == elf.STT_SECTION || r.pre.rules[y.Section] != ruleCode {
+			continue
+		}
+		to := r.pre.at(y.Section, int64(y.Value))
+		if to.item == nil || to.item.kind != itemFunction || to.offset <= 0 || uint64(to.offset) >= to.item.size() || !r.isChanged(to.item) {
+			continue
+		}
+		r.refuse(to.item.name(), fmt.Sprintf("it changes, and other code enters it at %s, %#x bytes behind its beginning, where no redirect can be", y.Name, to.offset),
+			"leave the function as it is")
+	}
+}
+
 // isChanged says that a function of pre is replaced, or goes.
 func (r *Result) isChanged(a *item) bool {
 	return slices.ContainsFunc(r.Functions, func(f FunctionChange) bool { return f.Pre != nil && r.pre.bySymbol[f.Pre] == a })

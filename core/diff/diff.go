@@ -112,6 +112,7 @@ func Compare(pre, post *Object) (*Result, error) {
 	r.sections()
 	r.loose()
 	r.labels()
+	r.entries()
 	r.lostStatics()
 	r.aliases()
 	r.listPairs()

@@ -266,6 +266,17 @@ func TestRuntime(t *testing.T) {
 	}
 }
 
+// TestWildRuntime: an entry that leads to before its section is an error, as is every other that leads outside.
+func TestWildRuntime(t *testing.T) {
+	b := objtest.New(t)
+	s := b.Section(".text.f", objtest.Text, "90 90 c3")
+	b.Func("f", s, 0, 3)
+	b.Table("runtime_ptr_x", objtest.Place{Section: s, Offset: -5})
+	if _, err := describe.New(b.File, objtest.Target()); err == nil || !strings.Contains(err.Error(), "lies outside it") {
+		t.Errorf("err = %v, want that it lies outside", err)
+	}
+}
+
 // TestEmptyReplacement ignores what an alternative without replacement refers to, and only there.
 func TestEmptyReplacement(t *testing.T) {
 	b := objtest.New(t)

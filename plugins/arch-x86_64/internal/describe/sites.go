@@ -92,7 +92,7 @@ func simpleSite(kind arch.SiteKind, length uint64, live bool) func(*tables, *obj
 func runtimePointerSite(t *tables, s *object.Section, e *arch.TableEntry) error {
 	const immediate = 8
 	code := t.unit.File.Sections[e.Owner].Data
-	if e.OwnerOffset >= forms.MovabsImm && e.OwnerOffset+immediate <= uint64(len(code)) &&
+	if e.OwnerOffset >= forms.MovabsImm && e.OwnerOffset <= uint64(len(code)) && immediate <= uint64(len(code))-e.OwnerOffset &&
 		forms.Movabs(code[e.OwnerOffset-forms.MovabsImm:e.OwnerOffset+immediate]) {
 		e.OwnerLength = immediate
 		t.unit.addSite(arch.Site{Section: e.Owner, At: e.OwnerOffset - forms.MovabsImm, Length: forms.MovabsLen, Kind: arch.SiteRuntimeConst,
@@ -192,7 +192,7 @@ func alternativeSite(t *tables, s *object.Section, e *arch.TableEntry) error {
 		e.Ignore = append(slices.Clip(e.Ignore), arch.Range{Offset: altReplOffset, Length: 4})
 	}
 	if p := d.Replacement; d.ReplacementLen != 0 {
-		if p.Section == 0 || p.At+d.ReplacementLen > uint64(len(t.unit.File.Sections[p.Section].Data)) {
+		if n := uint64(len(t.unit.File.Sections[p.Section].Data)); p.Section == 0 || p.At > n || d.ReplacementLen > n-p.At {
 			return fmt.Errorf("its replacement of %d bytes is not in the object", d.ReplacementLen)
 		}
 		t.unit.Desc.Entries = append(t.unit.Desc.Entries, arch.TableEntry{Table: p.Section, At: p.At, Size: d.ReplacementLen,
