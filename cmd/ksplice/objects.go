@@ -81,8 +81,26 @@ func (t *target) read(ctx context.Context, e *env, machine uint16, a arch.Arch) 
 	return out, nil
 }
 
-// units reads and describes objects.
-func (t *target) units(ctx context.Context, e *env, paths []string) ([]*match.Unit, arch.Arch, error) {
+// objects unpacks the pre objects of the update into a directory, and says which unit each path is.
+func (t *target) objects(dir string) (paths []string, units map[string]update.Unit, err error) {
+	u, err := readUpdate(t.update)
+	if err != nil {
+		return nil, nil, err
+	}
+	units = map[string]update.Unit{}
+	for i, x := range u.Manifest.Units {
+		path := filepath.Join(dir, fmt.Sprintf("%04d.o", i))
+		if err := os.WriteFile(path, u.Files[x.Pre], 0o600); err != nil {
+			return nil, nil, fmt.Errorf("unpack objects: %w", err)
+		}
+		paths = append(paths, path)
+		units[path] = x
+	}
+	return paths, units, nil
+}
+
+// units reads and describes objects. of says which units of an update they are, as far as they are such.
+func (t *target) units(ctx context.Context, e *env, paths []string, of map[string]update.Unit) ([]*match.Unit, arch.Arch, error) {
 	var units []*match.Unit
 	var machine uint16
 	for _, p := range paths {
@@ -99,7 +117,11 @@ func (t *target) units(ctx context.Context, e *env, paths []string) ([]*match.Un
 			return nil, nil, usagef("%v", err)
 		}
 		machine = uint16(f.Header.Machine)
-		units = append(units, &match.Unit{Name: p, Module: t.module, File: f, Object: plugin.File{Path: path, SHA256: update.Digest(b)}})
+		u := &match.Unit{Name: p, Module: t.module, File: f, Object: plugin.File{Path: path, SHA256: update.Digest(b)}}
+		if x, ok := of[p]; ok {
+			u.Name, u.Module = x.Object, x.Module
+		}
+		units = append(units, u)
 	}
 	a, _, err := e.host.Arch(ctx, machine)
 	if err != nil {
@@ -111,6 +133,7 @@ func (t *target) units(ctx context.Context, e *env, paths []string) ([]*match.Un
 	}
 	for _, u := range units {
 		u.Target = told
+		u.Target.Module = u.Module != ""
 	}
 	err = apply.Describe(ctx, a, units)
 	if err != nil && len(told.Facts) == 0 {
@@ -132,7 +155,7 @@ wants to know which kernel's: how large the entries of their tables are, differs
 			if len(args) != 2 {
 				return usagef("give two objects, not %d", len(args))
 			}
-			units, _, err := t.units(ctx, e, args)
+			units, _, err := t.units(ctx, e, args, nil)
 			if err != nil {
 				return err
 			}
@@ -186,25 +209,37 @@ func matchCommand() *command {
 	var t target
 	var against string
 	return &command{
-		name: "match", args: "OBJECT...", summary: "run-pre matching of plain objects",
+		name: "match", args: "[OBJECT...]", summary: "run-pre matching of plain objects, or of an update's",
 		help: `Compares every function of the objects with a kernel and prints a row each: matched and at which address, or the
 first mismatch with both instructions. The kernel is the running one (live), a kernel image (vmlinux or vmlinuz, read
-through the kallsyms tables inside it), or an ELF core of a machine.`,
+through the kallsyms tables inside it), or an ELF core of a machine. Without objects, those that the update was made
+from (--update) are matched.`,
 		example: "ksplice match --kernel 6.1.0-56-amd64 --against /boot/vmlinuz-6.1.0-56-amd64 fs/exec.o\nksplice match --update fix.ksplice fs/exec.o",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringVar(&against, "against", "live", "the `KERNEL`: live, or the path of a kernel image or of a core")
 			t.flags(fs)
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
+			var of map[string]update.Unit
+			if len(args) == 0 && t.update == "" {
+				return usagef("give at least one object, or an update with --update")
+			}
 			if len(args) == 0 {
-				return usagef("give at least one object")
+				dir, err := os.MkdirTemp("", "ksplice-match-*")
+				if err != nil {
+					return fmt.Errorf("make a directory to work in: %w", err)
+				}
+				defer os.RemoveAll(dir)
+				if args, of, err = t.objects(dir); err != nil {
+					return err
+				}
 			}
 			k, done, err := openKernel(against)
 			if err != nil {
 				return err
 			}
 			defer done()
-			units, a, err := t.units(ctx, e, args)
+			units, a, err := t.units(ctx, e, args, of)
 			if err != nil {
 				return err
 			}
