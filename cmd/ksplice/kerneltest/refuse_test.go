@@ -3,6 +3,7 @@ package kerneltest
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,10 +26,34 @@ func (l *lab) refusals(t *testing.T, files map[string]string) {
 	l.badPatches(t)
 	l.badFiles(t, files)
 	l.changedByte(t, files["uptime-words"])
+	l.sleepingProbe(t, files["uptime-words"])
 	l.livepatched(t, files["getppid-init"])
 	l.otherObjects(t, files["uptime-words"])
 	same()
 	l.clean(t)
+}
+
+// sleepingProbe puts a kprobe that is not enabled where the jump goes: enabled later it would write over the jump, or run what it
+// covers.
+func (l *lab) sleepingProbe(t *testing.T, file string) {
+	u, err := update.ReadFile(filepath.Join(l.share, filepath.Base(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const events = "/sys/kernel/tracing/kprobe_events"
+	f := u.Manifest.Parts[0].Functions[0]
+	probe := func() {
+		l.MustRun(t, "sh", "-c", fmt.Sprintf("echo p:asleep %s+%d >> %s", f.Name, f.Redirect.Window.Offset, events))
+	}
+	remove := func() { l.MustRun(t, "sh", "-c", "echo -:asleep >> "+events) }
+	probe()
+	l.must(t, exitRefused, "a kprobe stands at", "apply", file)
+	remove()
+	l.apply(t, file)
+	probe()
+	l.must(t, exitRefused, "a kprobe stands at", "undo", u.Manifest.ID)
+	remove()
+	l.undo(t, u.Manifest.ID)
 }
 
 // badPatches makes updates of patches that no update can carry.

@@ -53,6 +53,7 @@ func TestRoad(t *testing.T) {
 			}
 		}
 		t.Run("updates on updates", func(t *testing.T) { l.stack(t, files["uptime-words"], files["uptime-words-seconds"]) })
+		t.Run("any order", func(t *testing.T) { l.anyOrder(t, files["uptime-words"], files["eventfd-short-read"]) })
 		t.Run("tracers", func(t *testing.T) { l.tracers(t, files["uptime-words"]) })
 		t.Run("asleep", func(t *testing.T) { l.asleep(t, files["eventfd-short-read"]) })
 		t.Run("killed", func(t *testing.T) { l.killed(t, files["uptime-words"]) })
@@ -241,6 +242,31 @@ func (l *lab) clean(t testing.TB) {
 	if out := l.MustRun(t, "sh", "-c", "grep -c ^ksplice_ /proc/modules || true"); mapped == 0 && strings.TrimSpace(out) != "0" {
 		t.Errorf("parts are left:\n%s", l.MustRun(t, "cat", "/proc/modules"))
 	}
+}
+
+// anyOrder undoes updates that have nothing to do with one another, the first one first and the last one first.
+func (l *lab) anyOrder(t *testing.T, files ...string) {
+	same := l.saveText(t)
+	names := []string{"uptime-words", "eventfd-short-read"}
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		for _, f := range files {
+			l.apply(t, f)
+		}
+		gone := map[int]bool{}
+		for _, i := range order {
+			l.undo(t, l.id(t, files[i]))
+			gone[i] = true
+			for k, n := range names {
+				e, err := examples.Get(n)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.sees(t, &e.Show[0], map[bool]string{false: "new", true: "old"}[gone[k]])
+			}
+		}
+	}
+	same()
+	l.clean(t)
 }
 
 // stack applies an update on an update.
