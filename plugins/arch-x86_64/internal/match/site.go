@@ -218,7 +218,12 @@ func (c *comparison) single(i int, at uint64) (why string) {
 	case describe.SiteEndbr:
 		_, ok = forms.Endbr(run)
 	case describe.SiteSMPLock:
-		_, ok = forms.SMPLock(run)
+		// Where another prefix comes first, as in "lock cmpxchgw" of one statement, the kernel leaves the place alone.
+		if _, prefix := forms.SMPLock(pre); prefix {
+			_, ok = forms.SMPLock(run)
+		} else {
+			ok = bytes.Equal(pre, run)
+		}
 	case arch.SiteRuntimeConst:
 		if o, ok = forms.RuntimeConst(pre, run); ok && o.HasTarget {
 			name, _ := describe.RuntimeSymbol(s.Detail)

@@ -226,6 +226,18 @@ func TestSMPLock(t *testing.T) {
 	refused(t, one(t, u, f, objtest.Hex(t, "2e ff 05 00000000 c3"), false), 0, "smp_lock")
 }
 
+// TestSMPLockSecond has an operand-size prefix before the lock prefix: the kernel looks at the first byte only.
+func TestSMPLockSecond(t *testing.T) {
+	b := objtest.New(t)
+	s := b.Section(".text.f", objtest.Text, "66 f0 0f b1 0f c3")
+	f := b.Func("f", s, 0, 6)
+	b.Table(".smp_locks", objtest.Place{Section: s, Offset: 0})
+	u := b.Describe(objtest.Target())
+	want(t, one(t, u, f, objtest.Hex(t, "66 f0 0f b1 0f c3"), false), arch.MatchResult{RunSize: 6, Sites: site(0, 1)})
+	refused(t, one(t, u, f, objtest.Hex(t, "f0 f0 0f b1 0f c3"), false), 0, "smp_lock")
+	refused(t, one(t, u, f, objtest.Hex(t, "66 3e 0f b1 0f c3"), false), 1)
+}
+
 func TestRuntimeConst(t *testing.T) {
 	b := objtest.New(t)
 	s := b.Section(".text.f", objtest.Text, "48 b8 efcdab8967452301 c1 e8 0c c3")
