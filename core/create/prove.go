@@ -19,8 +19,8 @@ import (
 	"github.com/ksplice/ksplice/sdk/backend"
 )
 
-// unprovedError says that a part names symbols of which nothing would prove where they are: only new code names them, and they are
-// not exported.
+// unprovedError says that a part names symbols of which nothing would prove where they are: no code before the patch names them, and
+// they are not exported.
 type unprovedError struct {
 	target string
 	names  []string
@@ -33,8 +33,15 @@ func (e *unprovedError) Error() string {
 // unproved lists the symbols among a part's slots that core/bind could not solve.
 func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, error) {
 	var names []string
+	units := r.kept()
+	called := codeNames(units, target)
 	for i := range slots {
-		if s := &slots[i]; s.Unit < 0 && (s.Kind == update.SlotSymbol || s.Kind == update.SlotKey) && s.Name != "__this_module" && !strings.HasPrefix(s.Name, "__SCT__") {
+		s := &slots[i]
+		if s.Kind != update.SlotSymbol && s.Kind != update.SlotKey || s.Name == "__this_module" || strings.HasPrefix(s.Name, "__SCT__") || called[s.Name] {
+			continue
+		}
+		// What is defined in a unit that is matched is found with it.
+		if s.Unit < 0 || units[s.Unit].pre.diff.File.Symbols[s.Symbol].Section == nil {
 			names = append(names, s.Name)
 		}
 	}
@@ -58,6 +65,26 @@ func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, erro
 	}
 	slices.Sort(names)
 	return &unprovedError{target, slices.Compact(names)}, nil
+}
+
+// codeNames are the undefined symbols that code of a target's units names before the patch. Data are not matched, so that what they name is
+// not learned.
+func codeNames(units []*unit, target string) map[string]bool {
+	names := map[string]bool{}
+	for _, u := range units {
+		if u.target() != target {
+			continue
+		}
+		f := u.pre.diff.File
+		for i := range u.pre.diff.Desc.Refs {
+			ref := &u.pre.diff.Desc.Refs[i]
+			section := f.Sections[ref.Section]
+			if y := f.Symbols[ref.Symbol]; y.Section == nil && section.Flags&elf.SHF_EXECINSTR != 0 && !strings.HasPrefix(section.Name, ".init.") && !strings.HasPrefix(section.Name, ".exit.") {
+				names[y.Name] = true
+			}
+		}
+	}
+	return names
 }
 
 // maxDefiners bounds the units that are compiled to find a symbol.
