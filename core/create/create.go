@@ -3,6 +3,7 @@
 package create
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -318,10 +318,10 @@ func (r *run) affected(ctx context.Context) error {
 	if err := r.unbuilt(ctx, paths, units); err != nil {
 		return err
 	}
-	sort.Slice(units, func(i, j int) bool { return units[i].Object < units[j].Object })
 	for i := range units {
 		r.units = append(r.units, &unit{Unit: units[i]})
 	}
+	r.sortUnits()
 	r.report.Units = len(units)
 	text := fmt.Sprintf("%s, +%d -%d: %s", count(len(p.Files), "file"), added, removed, count(len(units), "translation unit"))
 	if slices.ContainsFunc(paths, isHeader) && len(units) > 1 {
@@ -329,6 +329,13 @@ func (r *run) affected(ctx context.Context) error {
 	}
 	r.o.Say("patch", text)
 	return nil
+}
+
+// sortUnits puts the units in the order in which they travel; one object may be in several modules.
+func (r *run) sortUnits() {
+	slices.SortFunc(r.units, func(a, b *unit) int {
+		return cmp.Or(strings.Compare(a.Object, b.Object), strings.Compare(a.Module, b.Module))
+	})
 }
 
 // code lists the files of a patch that may change code.

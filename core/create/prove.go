@@ -109,7 +109,7 @@ func (r *run) prove(ctx context.Context, missing *unprovedError) error {
 		r.o.Units = append(r.o.Units, found.Source)
 		r.o.Say("match too", fmt.Sprintf("%s, which defines %s", found.Source, name))
 	}
-	slices.SortFunc(r.units, func(a, b *unit) int { return strings.Compare(a.Object, b.Object) })
+	r.sortUnits()
 	return nil
 }
 
