@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -366,6 +367,9 @@ func (r *run) unbuilt(ctx context.Context, paths []string, units []backend.Unit)
 	for _, p := range paths {
 		if compiled(units, p) {
 			continue
+		}
+		if _, err := os.Stat(filepath.Join(r.tree.Source, p)); isHeader(p) && errors.Is(err, os.ErrNotExist) {
+			continue // a new one: only the patch's own files can include it
 		}
 		of, err := r.o.Builder.Affected(ctx, r.tree, []string{p})
 		if err != nil {
