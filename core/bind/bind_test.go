@@ -148,6 +148,8 @@ func TestStaticUnsolved(t *testing.T) {
 	w.Symbol("mod_a", "__ksymtab_verbose", module+0x28)
 	_, err := w.bind(t, &update.Part{Slots: []update.Slot{{Kind: update.SlotSymbol, Name: "verbose", Symbol: verbose}}})
 	refused(t, err, "verbose", "nothing proves where it is")
+	_, err = w.bind(t, &update.Part{Slots: []update.Slot{{Kind: update.SlotSymbol, Name: "verbose", Symbol: 1 << 30}}})
+	refused(t, err, "verbose", "symbol 1073741824 of a.o")
 	// Nor is another module's trampoline the kernel's.
 	w.Symbol("mod_a", "__SCT__x", module+0x30)
 	slot := []update.Slot{{Kind: update.SlotSymbol, Name: "__SCT__x", Unit: -1}}

@@ -48,6 +48,30 @@ func TestCgroupOf(t *testing.T) {
 	}
 }
 
+// TestHome: threads in several cgroups could not be put back, each into its own.
+func TestHome(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, cgroup string) {
+		t.Helper()
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte("0::"+cgroup+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("cgroup", "/vm")
+	write("task/7/cgroup", "/vm")
+	if got, err := home(dir); err != nil || got != "/vm" {
+		t.Errorf("home = %q, %v", got, err)
+	}
+	write("task/8/cgroup", "/vm/vcpu0")
+	if got, err := home(dir); err == nil || !strings.Contains(err.Error(), "/vm and /vm/vcpu0") {
+		t.Errorf("of threads in two cgroups: %q, %v", got, err)
+	}
+}
+
 func TestProcesses(t *testing.T) {
 	if pid, err := process(os.Getpid()); err != nil || pid != os.Getpid() {
 		t.Errorf("process = %d, %v", pid, err)

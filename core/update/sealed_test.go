@@ -91,6 +91,10 @@ func TestSealed(t *testing.T) {
 		{"no JSON", []member{{manifestName, []byte("{")}}, ErrAltered, "manifest"},
 		{"an unknown key", []member{manifest(func(m map[string]any) { m["run_this"] = "x" }), part, patch, pre}, ErrAltered, "run_this"},
 		{"another format", []member{manifest(func(m map[string]any) { m["format"] = 9 }), part, patch, pre}, ErrVersion, "9"},
+		{"a redirect whose field lies outside", []member{manifest(func(m map[string]any) {
+			m["parts"].([]any)[0].(map[string]any)["functions"] = []any{map[string]any{"name": "f", "unit": 0, "symbol": 1, "size": 9, "why": "",
+				"redirect": map[string]any{"Kind": "jump", "Window": map[string]any{"Offset": 5, "Length": 5}, "Template": "6QAAAAA=", "Field": 4, "Type": 4, "Addend": -4}}}
+		}), part, patch, pre}, ErrAltered, "field at 4 lies outside"},
 		{"an id for a path", []member{manifest(func(m map[string]any) { m["id"] = "../../ab" }), part, patch, pre}, ErrAltered, "eight hex digits"},
 		{"a base that is none", []member{manifest(func(m map[string]any) { m["base"] = []string{"x"} }), part, patch, pre}, ErrAltered, "base"},
 	} {
@@ -125,7 +129,7 @@ func TestSparse(t *testing.T) {
 		const sparse = "0\n"
 		map_ := sparse + strings.Repeat("\x00", 512-len(sparse))
 		write(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(map_)), Format: tar.FormatPAX, PAXRecords: map[string]string{
-			"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.name": name, "XXX.sparse.realsize": "1048576000"}}, map_)
+			"NEW.sparse.major": "1", "NEW.sparse.minor": "0", "NEW.sparse.name": name, "NEW.sparse.realsize": "1048576000"}}, map_)
 	}
 	if err := tw.Close(); err != nil {
 		t.Fatal(err)
@@ -141,7 +145,7 @@ func TestSparse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive = bytes.ReplaceAll(archive, []byte("XXX.sparse"), []byte("GNU.sparse"))
+	archive = bytes.ReplaceAll(archive, []byte("NEW.sparse"), []byte("GNU.sparse"))
 	writer, err := zstd.NewWriter(nil)
 	if err != nil {
 		t.Fatal(err)
