@@ -12,7 +12,7 @@ GO := .ci/env go
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
 
-.PHONY: build test demo bench corpus eval road soak lint kmod generate install clean setup help
+.PHONY: build test demo bench eval road soak lint kmod generate install clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -35,12 +35,6 @@ bench: setup build ## the benchmarks, those that boot a kernel included
 	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./cmd/ksplice/kerneltest
 
 # CORPUS=DIR, and where wanted REVERSE=1, LIST="NAME NAME" and SERIES="6.1 6.12".
-corpus: setup build ## every patch of CORPUS=DIR applied to a booted kernel and undone (REVERSE=1: the patches backwards)
-	@test -n "$(CORPUS)" || { echo "corpus: say where the patches are: make corpus CORPUS=DIR" >&2; exit 2; }
-	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_CORPUS=$(abspath $(CORPUS)) KSPLICE_TEST_CORPUS_REVERSE=$(REVERSE) \
-		KSPLICE_TEST_CORPUS_LIST="$(LIST)" KSPLICE_TEST_SERIES="$(SERIES)" \
-		$(GO) test -count=1 -run TestCorpus -v -timeout 180m ./cmd/ksplice/kerneltest
-
 # CORPUS=DIR, and where wanted KERNEL=RELEASE or a series, REVERSE=1 and LIST="NAME NAME". What has a result already is not done again.
 eval: setup build ## every patch of CORPUS=DIR down the whole road: a verdict for each, figures, a page of HTML below out/
 	@test -n "$(CORPUS)" || { echo "eval: say where the patches are: make eval CORPUS=DIR" >&2; exit 2; }

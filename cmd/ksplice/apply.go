@@ -89,10 +89,18 @@ type tries struct {
 	attempts int
 	interval time.Duration
 	freeze   bool
+	fs       *pflag.FlagSet
 }
 
+// The default number of tries. Each of them finds 64 threads at the most, so that freezing takes some.
+const (
+	fewTries  = 5
+	manyTries = 50
+)
+
 func (t *tries) flags(fs *pflag.FlagSet) {
-	fs.IntVar(&t.attempts, "attempts", 5, "how often to try while threads stand in the way")
+	t.fs = fs
+	fs.IntVar(&t.attempts, "attempts", fewTries, fmt.Sprintf("how often to try while threads stand in the way (with --freeze: %d)", manyTries))
 	fs.DurationVar(&t.interval, "interval", 200*time.Millisecond, "time between two tries")
 	fs.BoolVar(&t.freeze, "freeze", false, "freeze user processes that stand in the way until it is decided")
 }
@@ -112,6 +120,9 @@ func frozen(w io.Writer, list []freeze.Process) {
 func (t *tries) set(o *apply.Options) error {
 	if t.attempts < 1 || t.interval < 0 || t.interval > time.Minute {
 		return usagef("--attempts wants at least 1 and --interval at most a minute")
+	}
+	if t.freeze && !t.fs.Changed("attempts") {
+		t.attempts = manyTries
 	}
 	o.Attempts, o.Interval, o.Freeze = t.attempts, t.interval, t.freeze
 	return nil

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/backend"
 )
@@ -79,7 +80,7 @@ func codeNames(units []*unit, target string) map[string]bool {
 		for i := range u.pre.diff.Desc.Refs {
 			ref := &u.pre.diff.Desc.Refs[i]
 			section := f.Sections[ref.Section]
-			if y := f.Symbols[ref.Symbol]; y.Section == nil && section.Flags&elf.SHF_EXECINSTR != 0 && !strings.HasPrefix(section.Name, ".init.") && !strings.HasPrefix(section.Name, ".exit.") {
+			if y := f.Symbols[ref.Symbol]; y.Section == nil && section.Flags&elf.SHF_EXECINSTR != 0 && !match.Discarded(section.Name) {
 				names[y.Name] = true
 			}
 		}

@@ -298,7 +298,7 @@ func (m *matcher) collect() error {
 			m.sol.byName[functionKey{ui, fn.Symbol}] = len(m.sol.Functions)
 			weak := s.Bind == elf.STB_WEAK
 			switch {
-			case discarded(s.Section.Name):
+			case Discarded(s.Section.Name):
 				f.Status, f.Reason = StatusDiscarded, "section "+s.Section.Name+" is gone once it has run"
 			case weak && unit.Module == "" && m.linked(fn.Name, 'T', 'D', 'R') && !m.linked(fn.Name, 'W', 'w'):
 				f.Status, f.Reason = StatusOverridden, "the running kernel has another unit's in its place"

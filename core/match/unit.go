@@ -135,9 +135,9 @@ func (u *unknowns) describe(v variable) string {
 	return fmt.Sprintf("section %d of %s", v.section, u.units[v.unit].Name)
 }
 
-// discarded says whether code of the section is gone after boot or after a module's init, or was never linked in
+// Discarded says whether code of the section is gone after boot or after a module's init, or was never linked in
 // (include/asm-generic/vmlinux.lds.h: INIT_TEXT, EXIT_TEXT, DISCARDS).
-func discarded(section string) bool {
+func Discarded(section string) bool {
 	for _, p := range []string{".init.", ".exit.", ".head.text", ".ref.text.exit", ".discard.", ".altinstr_replacement", ".altinstr_aux"} {
 		if strings.HasPrefix(section, p) || section == strings.TrimSuffix(p, ".") {
 			return true

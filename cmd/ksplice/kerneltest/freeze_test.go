@@ -118,7 +118,7 @@ func (l *lab) places(t *testing.T, all []*sleeping) string {
 // frozen runs a command with --freeze and wants all programs among those that were frozen.
 func (l *lab) frozen(t *testing.T, all []*sleeping, args ...string) {
 	t.Helper()
-	r := l.ksplice(t, append(args, "--freeze", "--attempts", "100", "--json", "-v")...)
+	r := l.ksplice(t, append(args, "--freeze", "--json", "-v")...)
 	var report struct {
 		Commit struct {
 			Frozen []struct{ PID int }
