@@ -46,7 +46,7 @@ func (r Range) Contains(address uint64) bool { return address-r.Start < r.End-r.
 // Module is a loaded kernel module. Its init memory, freed once it has run, does not count.
 type Module struct {
 	Name string
-	// Base is the address of its text, Size the bytes of all its memory (/proc/modules).
+	// Base is the address of its text, 0 where it has none; Size the bytes of all its memory (/proc/modules).
 	Base, Size uint64
 	// Ranges are where its memory lies: one range, or since Linux 6.4 one for each kind of memory, far apart.
 	Ranges []Range

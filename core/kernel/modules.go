@@ -8,9 +8,11 @@ import (
 )
 
 // parseModules reads the text of /proc/modules: "NAME SIZE REFS USERS STATE ADDRESS [TAINTS]" (kernel/module/procfs.c:
-// m_show). A module on its way in or out is left out.
+// m_show). A module on its way in or out is left out. Since Linux 6.4 the address is that of the module's text, and 0 where
+// it has none (nls_ucs2_utils holds tables only); where all are 0 the kernel hides them.
 func parseModules(text string) (map[string]Module, error) {
 	out := map[string]Module{}
+	hidden := true
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) < 6 {
@@ -28,11 +30,14 @@ func parseModules(text string) (map[string]Module, error) {
 		if f[4] != "Live" {
 			continue
 		}
-		if m.Base == 0 {
-			return nil, fmt.Errorf("read modules: %w", ErrHidden)
+		if m.Base != 0 {
+			hidden = false
+			m.Ranges = []Range{{m.Base, m.Base + m.Size}}
 		}
-		m.Ranges = []Range{{m.Base, m.Base + m.Size}}
 		out[m.Name] = m
+	}
+	if hidden && len(out) > 0 {
+		return nil, fmt.Errorf("read modules: %w", ErrHidden)
 	}
 	return out, nil
 }
@@ -57,14 +62,14 @@ func structModule(mem Memory, address uint64) ([]byte, error) {
 // moduleRanges finds in a struct module where the module's memory lies. The layout of the struct depends on version and
 // configuration, so the place is found by what must hold: include/linux/module.h has {void *base; unsigned int size; ...},
 // once as core_layout up to Linux 6.3, since then as an array over enum mod_mem_type whose first is text; the first base
-// and the sum of all sizes are in /proc/modules. It returns nil when nothing fits.
+// and the sum of all sizes are in /proc/modules; a module without text has 0 for the first base. It returns nil when nothing fits.
 func moduleRanges(p []byte, order binary.ByteOrder, base, size uint64) []Range {
 	const types = 7 // MOD_MEM_NUM_TYPES
 	for at := 0; at+16 <= len(p); at += 8 {
 		if order.Uint64(p[at:]) != base {
 			continue
 		}
-		if uint64(order.Uint32(p[at+8:])) == size {
+		if base != 0 && uint64(order.Uint32(p[at+8:])) == size {
 			return []Range{{base, base + size}}
 		}
 		// An element has a struct mod_tree_node behind base and size, 56 bytes, or none.

@@ -129,6 +129,23 @@ func TestLiveFromFiles(t *testing.T) {
 	}
 }
 
+// Since Linux 6.4 a module's address in /proc/modules is its text's: that of nls_ucs2_utils, which holds tables only, is 0.
+func TestModuleRangesNoText(t *testing.T) {
+	p := make([]byte, 0x400)
+	le.PutUint64(p[0x100+72:], 0xffffffffc0100000)
+	le.PutUint32(p[0x108+72:], 0x3000)
+	le.PutUint64(p[0x100+2*72:], 0xffffffffc0200000)
+	le.PutUint32(p[0x108+2*72:], 0x1000)
+	want := []Range{{0xffffffffc0100000, 0xffffffffc0103000}, {0xffffffffc0200000, 0xffffffffc0201000}}
+	if d := cmp.Diff(want, moduleRanges(p, le, 0, 0x4000)); d != "" {
+		t.Errorf("moduleRanges (-want +got):\n%s", d)
+	}
+	le.PutUint32(p[0x8:], 0x4000) // a zero before a word that happens to be the size
+	if d := cmp.Diff(want, moduleRanges(p, le, 0, 0x4000)); d != "" {
+		t.Errorf("moduleRanges (-want +got):\n%s", d)
+	}
+}
+
 func TestModuleRangesOneArea(t *testing.T) {
 	p := make([]byte, 0x400)
 	le.PutUint64(p[0x100:], 0xffffffffc0100000)

@@ -122,6 +122,7 @@ func FuzzParseKallsyms(f *testing.F) {
 
 const modulesText = "mod_a 16384 1 mod_b, Live 0xffffffffc0100000\n" +
 	"mod_b 20480 0 - Live 0xffffffffc0200000 (OE)\n" +
+	"tables 28672 1 mod_a, Live 0x0000000000000000\n" +
 	"coming 4096 1 - Loading 0xffffffffc0300000\n"
 
 func TestParseModules(t *testing.T) {
@@ -130,8 +131,9 @@ func TestParseModules(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]Module{
-		"mod_a": {Name: "mod_a", Base: 0xffffffffc0100000, Size: 16384, Ranges: []Range{{0xffffffffc0100000, 0xffffffffc0104000}}},
-		"mod_b": {Name: "mod_b", Base: 0xffffffffc0200000, Size: 20480, Ranges: []Range{{0xffffffffc0200000, 0xffffffffc0205000}}},
+		"mod_a":  {Name: "mod_a", Base: 0xffffffffc0100000, Size: 16384, Ranges: []Range{{0xffffffffc0100000, 0xffffffffc0104000}}},
+		"tables": {Name: "tables", Size: 28672},
+		"mod_b":  {Name: "mod_b", Base: 0xffffffffc0200000, Size: 20480, Ranges: []Range{{0xffffffffc0200000, 0xffffffffc0205000}}},
 	}
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(Module{})); d != "" {
 		t.Errorf("parseModules (-want +got):\n%s", d)
@@ -155,7 +157,7 @@ func FuzzParseModules(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		list, err := parseModules(text)
 		for name, m := range list {
-			if err == nil && (m.Name != name || m.Base == 0) {
+			if err == nil && (m.Name != name || (m.Base == 0) != (m.Ranges == nil)) {
 				t.Errorf("%q: %+v", name, m)
 			}
 		}
