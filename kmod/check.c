@@ -164,7 +164,8 @@ bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_r
 {
 	u8 run[KSPLICE_JUMP_LEN];
 
-	if (f->kind == KSPLICE_KIND_JUMP) {
+	/* What stands under its jump now is another's, which is checked for itself. */
+	if (f->kind == KSPLICE_KIND_JUMP && !f->over) {
 		const u8 *want = op == KSPLICE_OP_APPLY ? f->patch.old : f->patch.new;
 
 		if (copy_from_kernel_nofault(run, (const void *)f->patch.address, sizeof(run)) ||
@@ -176,5 +177,20 @@ bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_r
 			return false;
 		}
 	}
-	return check_image(f, op == KSPLICE_OP_UNDO && f->kind == KSPLICE_KIND_JUMP, r);
+	return check_image(f, f->kind == KSPLICE_KIND_JUMP && (op == KSPLICE_OP_UNDO || f->over), r);
+}
+
+/* Check all functions of a transaction; in the stop or outside. */
+bool ksplice_check_all(struct ksplice_transaction *t)
+{
+	struct ksplice_function *f;
+	struct ksplice_member *m;
+
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			if (!ksplice_check_function(f, m->op, &t->result))
+				return false;
+		}
+	}
+	return true;
 }

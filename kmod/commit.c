@@ -77,7 +77,8 @@ static int hold_code(struct ksplice_transaction *t, struct ksplice_function *f)
 			list_for_each_entry(p, &lower->parts, list) {
 				if (p != below)
 					continue;
-				if (lower == u || lower->stage != KSPLICE_APPLIED)
+				/* Nor may it be one that goes now. */
+				if (lower->busy || lower->stage != KSPLICE_APPLIED)
 					goto invalid;
 			}
 		}
@@ -120,6 +121,55 @@ static int check_overlap(struct ksplice_transaction *t)
 	return 0;
 }
 
+/* The function of an update which goes in the same stop that redirects this one now, or NULL. */
+static struct ksplice_function *predecessor(struct ksplice_transaction *t, const struct ksplice_function *f)
+{
+	struct ksplice_function *old;
+	struct ksplice_member *m;
+
+	ksplice_for_each_member(m, t) {
+		if (m->op != KSPLICE_OP_UNDO)
+			continue;
+		list_for_each_entry(old, &m->update->functions, node) {
+			if (old->code == f->code && old->kind != KSPLICE_KIND_FRAGMENT)
+				return old;
+		}
+	}
+	return NULL;
+}
+
+/* Have a function take the place of what redirects it now: the same way, and at the same bytes. */
+static int succeed(struct ksplice_transaction *t, struct ksplice_function *f)
+{
+	struct ksplice_function *old = predecessor(t, f);
+
+	if (!old || f->kind == KSPLICE_KIND_FRAGMENT)
+		return 0;
+	if (old->kind != f->kind || (f->kind == KSPLICE_KIND_JUMP && (old->patch.address != f->patch.address ||
+								      memcmp(old->patch.old, f->patch.old,
+									     KSPLICE_JUMP_LEN)))) {
+		ksplice_fail(&t->result, KSPLICE_WINDOW, -EINVAL, f->code,
+			     "%s: the update to be replaced redirects it in another way", f->name);
+		return -EINVAL;
+	}
+	f->over = old;
+	old->heir = f;
+	return 0;
+}
+
+static void forget_heirs(struct ksplice_transaction *t)
+{
+	struct ksplice_function *f;
+	struct ksplice_member *m;
+
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			f->over = NULL;
+			f->heir = NULL;
+		}
+	}
+}
+
 static int prepare_apply(struct ksplice_transaction *t)
 {
 	struct ksplice_update *u = t->update;
@@ -140,9 +190,11 @@ static int prepare_apply(struct ksplice_transaction *t)
 				     "%s: nobody said which bytes stand under the jump", f->name);
 			return -EINVAL;
 		}
-		if (!ksplice_check_function(f, t->op, &t->result))
-			return -EUCLEAN;
+		if (succeed(t, f))
+			return -EINVAL;
 	}
+	if (!ksplice_check_all(t))
+		return -EUCLEAN;
 	list_for_each_entry(p, &u->parts, list) {
 		for (i = 0; i < p->nr_copies; i++) {
 			err = ksplice_write_text(p->copies[i].to, p->copies[i].from, p->copies[i].length);
@@ -167,64 +219,68 @@ static int prepare_apply(struct ksplice_transaction *t)
 	return 0;
 }
 
-/* Does an applied update stand on this one? Under ksplice_lock. */
-static int check_upper(struct ksplice_transaction *t)
+/* Does an update that stays applied stand on this one, which goes? Under ksplice_lock. */
+static int check_upper(struct ksplice_transaction *t, struct ksplice_update *goes)
 {
 	struct ksplice_update *upper;
 	struct ksplice_loaded *p;
 
 	list_for_each_entry(upper, &ksplice_updates, list) {
-		if (upper == t->update || upper->stage != KSPLICE_APPLIED)
+		/* Busy ones belong to this transaction, the only one that there is. */
+		if (upper->busy || upper->stage != KSPLICE_APPLIED)
 			continue;
-		list_for_each_entry(p, &t->update->parts, list) {
+		list_for_each_entry(p, &goes->parts, list) {
 			if (!ksplice_holds(upper, p->mod))
 				continue;
-			ksplice_fail(&t->result, KSPLICE_DEPENDED_ON, -EBUSY, 0, "update %s stands on it; undo that first",
-				     upper->id);
+			ksplice_fail(&t->result, KSPLICE_DEPENDED_ON, -EBUSY, 0, "update %s stands on %s; undo that first",
+				     upper->id, goes->id);
 			return -EBUSY;
 		}
 	}
 	return 0;
 }
 
-static int prepare_undo(struct ksplice_transaction *t)
+static int check_uppers(struct ksplice_transaction *t)
 {
-	struct ksplice_function *f;
-	int err;
+	struct ksplice_member *m;
+	int err = 0;
 
 	mutex_lock(&ksplice_lock);
-	err = check_upper(t);
-	mutex_unlock(&ksplice_lock);
-	if (err)
-		return err;
-	list_for_each_entry(f, &t->update->functions, node) {
-		if (!ksplice_check_function(f, t->op, &t->result))
-			return -EUCLEAN;
+	ksplice_for_each_member(m, t) {
+		if (m->op == KSPLICE_OP_UNDO && !err)
+			err = check_upper(t, m->update);
 	}
-	return 0;
+	mutex_unlock(&ksplice_lock);
+	return err;
 }
 
 static int map_patches(struct ksplice_transaction *t)
 {
 	struct ksplice_function *f;
+	struct ksplice_member *m;
 
-	list_for_each_entry(f, &t->update->functions, node) {
-		if (f->kind == KSPLICE_KIND_JUMP && ksplice_patch_map(&f->patch)) {
-			ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, f->patch.address,
-				     "%s: its text cannot be mapped for writing", f->name);
-			return -ENOMEM;
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			if (f->kind == KSPLICE_KIND_JUMP && !f->heir && ksplice_patch_map(&f->patch)) {
+				ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, f->patch.address,
+					     "%s: its text cannot be mapped for writing", f->name);
+				return -ENOMEM;
+			}
 		}
 	}
 	return 0;
 }
 
-static void unmap_patches(struct ksplice_update *u)
+static void unmap_patches(struct ksplice_transaction *t)
 {
 	struct ksplice_function *f;
+	struct ksplice_member *m;
 
-	list_for_each_entry(f, &u->functions, node) {
-		if (f->kind == KSPLICE_KIND_JUMP)
-			ksplice_patch_unmap(&f->patch);
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			if (f->kind == KSPLICE_KIND_JUMP)
+				ksplice_patch_unmap(&f->patch);
+		}
 	}
 }
 
@@ -302,13 +358,12 @@ static void name_conflict(struct ksplice_transaction *t)
 /* One commit runs at a time. */
 static u64 sequence;
 
-static void set_stage(struct ksplice_transaction *t, enum ksplice_stage stage)
+static void set_stage(struct ksplice_transaction *t, struct ksplice_update *u, enum ksplice_stage stage)
 {
-	struct ksplice_update *u = t->update;
-
 	WRITE_ONCE(u->pause_ns, t->result.pause_ns);
 	if (stage == KSPLICE_APPLIED) {
 		WRITE_ONCE(u->applied_at, ktime_get_real_seconds());
+		WRITE_ONCE(u->exposed_ns, ksplice_exposed(u->id));
 		WRITE_ONCE(u->sequence, ++sequence);
 	}
 	WRITE_ONCE(u->stage, stage);
@@ -333,61 +388,15 @@ out:
 	return err;
 }
 
-static void apply(struct ksplice_transaction *t)
+/* Let go of the updates that went. */
+static void finish_undo(struct ksplice_transaction *t)
 {
-	struct ksplice_update *u = t->update;
-	bool hooked = false;
+	struct ksplice_member *m;
 
-	if (hold_all(t)) {
-		/* Parts that are not held may go: look at none of their functions. */
-		ksplice_thaw(t);
-		put_parts(u);
-		return;
+	ksplice_for_each_member(m, t) {
+		if (m->op == KSPLICE_OP_UNDO)
+			remove_handlers(m->update);
 	}
-	if (make_ranges(t) || check_overlap(t) || prepare_apply(t) || map_patches(t))
-		goto out;
-	if (ksplice_write_changes(u)) {
-		ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, 0, "the list of changes");
-		goto out;
-	}
-	hooked = true;
-	if (!ksplice_hooks_veto(u, KSPLICE_HOOK_PRE_APPLY, &t->result))
-		attempts(t);
-out:
-	ksplice_thaw(t);
-	unmap_patches(u);
-	if (t->result.cause == KSPLICE_OK) {
-		set_stage(t, KSPLICE_APPLIED);
-		ksplice_hooks_run(u, KSPLICE_HOOK_POST_APPLY);
-		return;
-	}
-	remove_handlers(u);
-	if (hooked)
-		ksplice_hooks_run(u, KSPLICE_HOOK_FAIL_APPLY);
-	put_parts(u);
-}
-
-static void undo(struct ksplice_transaction *t)
-{
-	struct ksplice_update *u = t->update;
-	bool hooked = false;
-
-	if (make_ranges(t) || prepare_undo(t) || map_patches(t))
-		goto out;
-	hooked = true;
-	if (!ksplice_hooks_veto(u, KSPLICE_HOOK_PRE_REVERSE, &t->result))
-		attempts(t);
-out:
-	ksplice_thaw(t);
-	unmap_patches(u);
-	if (t->result.cause != KSPLICE_OK) {
-		if (hooked)
-			ksplice_hooks_run(u, KSPLICE_HOOK_FAIL_REVERSE);
-		return;
-	}
-	set_stage(t, KSPLICE_UNDONE);
-	remove_handlers(u);
-	ksplice_hooks_run(u, KSPLICE_HOOK_POST_REVERSE);
 	/*
 	 * No thread was in the parts in the stop, and none can enter; wait for
 	 * what might still come back by another way: a thread preempted in an
@@ -395,8 +404,87 @@ out:
 	 */
 	synchronize_rcu_tasks();
 	rcu_barrier();
-	if (!u->stays)
-		put_parts(u);
+	ksplice_for_each_member(m, t) {
+		if (m->op == KSPLICE_OP_UNDO && !m->update->stays)
+			put_parts(m->update);
+	}
+}
+
+/* It is done: from here on nothing can fail. */
+static void finish(struct ksplice_transaction *t)
+{
+	struct ksplice_function *f;
+	struct ksplice_member *m;
+
+	list_for_each_entry(f, &t->update->functions, node)
+		ksplice_ftrace_settle(f);
+	forget_heirs(t);
+	ksplice_for_each_member(m, t)
+		set_stage(t, m->update, m->op == KSPLICE_OP_APPLY ? KSPLICE_APPLIED : KSPLICE_UNDONE);
+	ksplice_hooks_run(t, KSPLICE_HOOKS_POST);
+	if (t->op == KSPLICE_OP_UNDO || t->nr_members > 1)
+		finish_undo(t);
+}
+
+static bool prepare(struct ksplice_transaction *t)
+{
+	if (make_ranges(t) || check_uppers(t))
+		return false;
+	if (t->op == KSPLICE_OP_APPLY) {
+		if (check_overlap(t) || prepare_apply(t))
+			return false;
+		if (ksplice_write_changes(t->update)) {
+			ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, 0, "the list of changes");
+			return false;
+		}
+	} else if (!ksplice_check_all(t)) {
+		return false;
+	}
+	return !map_patches(t);
+}
+
+static void commit(struct ksplice_transaction *t)
+{
+	bool hooked = false;
+
+	if (t->op == KSPLICE_OP_APPLY && hold_all(t)) {
+		/* Parts that are not held may go: look at none of their functions. */
+		ksplice_thaw(t);
+		put_parts(t->update);
+		return;
+	}
+	if (prepare(t)) {
+		hooked = true;
+		if (!ksplice_hooks_veto(t, KSPLICE_HOOKS_PRE))
+			attempts(t);
+	}
+	ksplice_thaw(t);
+	unmap_patches(t);
+	if (t->result.cause == KSPLICE_OK) {
+		finish(t);
+		return;
+	}
+	forget_heirs(t);
+	if (t->op == KSPLICE_OP_APPLY)
+		remove_handlers(t->update);
+	if (hooked)
+		ksplice_hooks_run(t, KSPLICE_HOOKS_FAIL);
+	if (t->op == KSPLICE_OP_APPLY)
+		put_parts(t->update);
+}
+
+static void tell(struct ksplice_transaction *t)
+{
+	struct ksplice_member *m;
+
+	if (t->result.cause != KSPLICE_OK) {
+		pr_info("update %s not %s: %s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
+			t->result.where);
+		return;
+	}
+	ksplice_for_each_member(m, t)
+		pr_info("update %s %s, the machine stood for %llu ns\n", m->update->id,
+			m->op == KSPLICE_OP_APPLY ? "applied" : "undone", t->result.pause_ns);
 }
 
 int ksplice_commit_thread(void *data)
@@ -404,19 +492,11 @@ int ksplice_commit_thread(void *data)
 	struct ksplice_transaction *t = data;
 
 	t->nr_found = 0;
-	if (t->op == KSPLICE_OP_APPLY)
-		apply(t);
-	else
-		undo(t);
+	commit(t);
 	ksplice_ranges_free(t);
 	name_conflict(t);
 	ksplice_set_abort(t->update, &t->result);
-	if (t->result.cause == KSPLICE_OK)
-		pr_info("update %s %s, the machine stood for %llu ns\n", t->update->id,
-			t->op == KSPLICE_OP_APPLY ? "applied" : "undone", t->result.pause_ns);
-	else
-		pr_info("update %s not %s: %s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
-			t->result.where);
+	tell(t);
 
 	mutex_lock(&ksplice_lock);
 	t->committed = t->result.cause == KSPLICE_OK;

@@ -37,7 +37,7 @@ static int do_info(unsigned long arg)
 		.abi = KSPLICE_ABI,
 		.nr_slots = KSPLICE_NR_SLOTS,
 		.nr_key_copies = KSPLICE_NR_KEYS,
-		.features = KSPLICE_FEATURE_FTRACE | KSPLICE_FEATURE_FREEZE,
+		.features = KSPLICE_FEATURE_FTRACE | KSPLICE_FEATURE_FREEZE | KSPLICE_FEATURE_ALSO | KSPLICE_FEATURE_ARM,
 	};
 
 	return copy_out(arg, &info, sizeof(info));
@@ -160,12 +160,12 @@ static int do_begin(struct file *file, unsigned long arg)
 	return PTR_ERR_OR_ZERO(t);
 }
 
-/* The transaction of this file, if it may still be prepared. Under ksplice_lock. */
-static struct ksplice_transaction *preparing(struct file *file)
+/* The transaction of this file, if it may still be prepared: undo knows nothing but what else goes. Under ksplice_lock. */
+static struct ksplice_transaction *preparing(struct file *file, unsigned int cmd)
 {
 	struct ksplice_transaction *t = file->private_data;
 
-	if (!t || t->op != KSPLICE_OP_APPLY)
+	if (!t || (t->op != KSPLICE_OP_APPLY && cmd != KSPLICE_IOC_ALSO))
 		return ERR_PTR(-EINVAL);
 	if (t->committing || t->committed || t->thread)
 		return ERR_PTR(-EBUSY);
@@ -308,6 +308,66 @@ static int do_freeze(struct ksplice_transaction *t, unsigned long arg)
 	return err;
 }
 
+static int do_also(struct ksplice_transaction *t, unsigned long arg)
+{
+	struct ksplice_also also;
+
+	if (copy_in(&also, arg, sizeof(also)))
+		return -EFAULT;
+	return ksplice_also(t, also.id);
+}
+
+static int do_arm(unsigned long arg)
+{
+	struct ksplice_arm *arm;
+	int err;
+
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	arm = memdup_user((const void __user *)arg, sizeof(*arm));
+	if (IS_ERR(arm))
+		return PTR_ERR(arm);
+	mutex_lock(&ksplice_lock);
+	err = ksplice_arm(arm);
+	mutex_unlock(&ksplice_lock);
+	kfree(arm);
+	return err;
+}
+
+static int do_disarm(unsigned long arg)
+{
+	struct ksplice_disarm d;
+	int err;
+
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	if (copy_in(&d, arg, sizeof(d)))
+		return -EFAULT;
+	if (strnlen(d.id, sizeof(d.id)) == sizeof(d.id))
+		return -ENAMETOOLONG;
+	mutex_lock(&ksplice_lock);
+	err = ksplice_disarm(d.id);
+	mutex_unlock(&ksplice_lock);
+	return err;
+}
+
+static int do_arrived(unsigned long arg)
+{
+	struct ksplice_arrived *arrived;
+	int err;
+
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	arrived = memdup_user((const void __user *)arg, sizeof(*arrived));
+	if (IS_ERR(arrived))
+		return PTR_ERR(arrived);
+	mutex_lock(&ksplice_lock);
+	err = ksplice_arrived(arrived);
+	mutex_unlock(&ksplice_lock);
+	kfree(arrived);
+	return err;
+}
+
 /* What prepares a transaction, under ksplice_lock. */
 static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -315,7 +375,7 @@ static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 	int err;
 
 	mutex_lock(&ksplice_lock);
-	t = preparing(file);
+	t = preparing(file, cmd);
 	if (IS_ERR(t)) {
 		err = PTR_ERR(t);
 		goto out;
@@ -329,6 +389,9 @@ static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 		break;
 	case KSPLICE_IOC_SLOTS:
 		err = do_slots(t, arg);
+		break;
+	case KSPLICE_IOC_ALSO:
+		err = do_also(t, arg);
 		break;
 	default:
 		err = do_expect(t, arg);
@@ -360,6 +423,7 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case KSPLICE_IOC_KEY_COPY:
 	case KSPLICE_IOC_SLOTS:
 	case KSPLICE_IOC_EXPECT:
+	case KSPLICE_IOC_ALSO:
 		return prepare(file, cmd, arg);
 	case KSPLICE_IOC_COMMIT:
 		return do_commit(t, arg);
@@ -369,6 +433,12 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return do_conflicts(t, arg);
 	case KSPLICE_IOC_FREEZE:
 		return do_freeze(t, arg);
+	case KSPLICE_IOC_ARM:
+		return do_arm(arg);
+	case KSPLICE_IOC_DISARM:
+		return do_disarm(arg);
+	case KSPLICE_IOC_ARRIVED:
+		return do_arrived(arg);
 	}
 	return -ENOTTY;
 }

@@ -2,55 +2,89 @@
 /*
  * Redirect by ftrace, for functions that hold a live site where the jump
  * would stand. The handler is registered before the stop and does nothing
- * until it is armed in it, so that the change is as atomic as a jump's.
+ * until it is given a function in it, so that the change is as atomic as a jump's.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/ftrace.h>
 #include <linux/module.h>
+#include <linux/slab.h>
 
 #include "compat.h"
 #include "ksplice.h"
 
 static void notrace handler(unsigned long ip, unsigned long parent, struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
-	struct ksplice_function *f = container_of(ops, struct ksplice_function, ops);
+	struct ksplice_handler *h = container_of(ops, struct ksplice_handler, ops);
+	struct ksplice_function *f = READ_ONCE(h->function);
 
-	if (READ_ONCE(f->armed))
+	if (f)
 		ftrace_regs_set_instruction_pointer(fregs, f->replacement);
 }
 
-/* The function's entry will do: ftrace_set_filter_ip looks for the site in it (ftrace_location in kernel/trace). */
+/*
+ * The function's entry will do: ftrace_set_filter_ip looks for the site in it
+ * (ftrace_location in kernel/trace). Only one handler that sets the instruction
+ * pointer may be at a site, so that an update which goes leaves its own to what
+ * takes its place.
+ */
 int ksplice_ftrace_add(struct ksplice_function *f)
 {
+	struct ksplice_handler *h;
 	int err;
 
-	f->armed = false;
-	memset(&f->ops, 0, sizeof(f->ops));
-	f->ops.func = handler;
-	f->ops.flags = FTRACE_OPS_FL_DYNAMIC | FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT | KSPLICE_FTRACE_REGS;
-	err = ftrace_set_filter_ip(&f->ops, f->code, 0, 0);
+	if (f->over)
+		return 0;
+	h = kzalloc(sizeof(*h), GFP_KERNEL);
+	if (!h)
+		return -ENOMEM;
+	h->ops.func = handler;
+	h->ops.flags = FTRACE_OPS_FL_DYNAMIC | FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT | KSPLICE_FTRACE_REGS;
+	err = ftrace_set_filter_ip(&h->ops, f->code, 0, 0);
 	if (err)
-		return err;
-	err = register_ftrace_function(&f->ops);
+		goto err;
+	err = register_ftrace_function(&h->ops);
 	if (err) {
-		ftrace_free_filter(&f->ops);
-		return err;
+		ftrace_free_filter(&h->ops);
+		goto err;
 	}
-	f->registered = true;
+	f->handler = h;
 	return 0;
+err:
+	kfree(h);
+	return err;
+}
+
+/* In the stop: redirect, or cease to. */
+void ksplice_ftrace_switch(struct ksplice_function *f, bool on)
+{
+	struct ksplice_handler *h = f->over ? f->over->handler : f->handler;
+
+	WRITE_ONCE(h->function, on ? f : NULL);
+}
+
+/* After the stop: what has been taken over belongs to its heir. */
+void ksplice_ftrace_settle(struct ksplice_function *f)
+{
+	if (f->over && f->kind == KSPLICE_KIND_FTRACE)
+		swap(f->handler, f->over->handler);
 }
 
 /* Returns when no thread is in the handler (unregister_ftrace_function waits for dynamic ops). */
 void ksplice_ftrace_remove(struct ksplice_function *f)
 {
+	struct ksplice_handler *h = f->handler;
 	int err;
 
-	if (!f->registered)
+	if (!h)
 		return;
-	err = unregister_ftrace_function(&f->ops);
-	if (err)
+	err = unregister_ftrace_function(&h->ops);
+	f->handler = NULL;
+	if (err) {
+		/* It stays, and redirects nobody. */
 		pr_err("%s: ftrace keeps the handler: %d\n", f->name, err);
-	ftrace_free_filter(&f->ops);
-	f->registered = false;
+		return;
+	}
+	ftrace_free_filter(&h->ops);
+	kfree(h);
 }

@@ -26,6 +26,7 @@
 #define KSPLICE_MAX_HOOKS	256	/* of a part */
 #define KSPLICE_MAX_CONFLICTS	64
 #define KSPLICE_MAX_THAW	64
+#define KSPLICE_MAX_MEMBERS	64	/* updates of a transaction */
 #define KSPLICE_JUMP_LEN	5	/* e9 and a 32-bit distance */
 
 /*
@@ -71,10 +72,16 @@ struct ksplice_function {
 	u8 *image;		/* u8[size]: what run must hold, from pre, relocations and slots */
 	u8 *classes;		/* u8[size]: KSPLICE_COMPARE ... */
 	bool expected;		/* patch.old has been given by user space */
-	bool armed;		/* ftrace: redirect; set and cleared while the machine stands */
-	bool registered;	/* ftrace: the ops are */
+	struct ksplice_function *over;	/* what redirects it now, and goes in the same stop */
+	struct ksplice_function *heir;	/* the other way round: what takes this one's place */
 	struct ksplice_patch patch;
+	struct ksplice_handler *handler;	/* ftrace only */
+};
+
+/* An ftrace handler. Outlives its function where another update takes it over. */
+struct ksplice_handler {
 	struct ftrace_ops ops;
+	struct ksplice_function *function;	/* whom it redirects; NULL: nobody. Changed while the machine stands */
 };
 
 /* A loaded part. Lives from registration until the module's GOING notification. */
@@ -103,6 +110,7 @@ enum ksplice_stage {
 	KSPLICE_APPLIED,
 	KSPLICE_UNDONE,
 	KSPLICE_DROPPED,	/* never applied; its parts are not gone yet */
+	KSPLICE_GONE,		/* was applied to a module whose init failed then */
 };
 
 struct ksplice_update {
@@ -118,6 +126,7 @@ struct ksplice_update {
 	bool busy;		/* a transaction refers to it */
 	bool stays;		/* a part of it stays mapped */
 	u64 pause_ns;
+	u64 exposed_ns;		/* how long its module had been live by then; 0: not at all */
 	s64 applied_at;		/* seconds since the epoch */
 	u64 sequence;		/* counts commits; 0 if never applied */
 	/* Guards the texts below. Taken alone: sysfs waits for readers when a directory goes. */
@@ -152,9 +161,17 @@ struct ksplice_found {
 	unsigned long switches;
 };
 
-struct ksplice_transaction {
+/* An update of a transaction, and what becomes of it: KSPLICE_OP_*. */
+struct ksplice_member {
 	struct ksplice_update *update;
 	u32 op;
+};
+
+struct ksplice_transaction {
+	struct ksplice_update *update;	/* the one that it began with: members[0] */
+	u32 op;
+	struct ksplice_member members[KSPLICE_MAX_MEMBERS];	/* the others are undone in the same stop */
+	u32 nr_members;
 	u32 nr_parts;		/* expected */
 	pid_t tgid;		/* who may load parts */
 	bool committing;	/* the commit's thread owns the update */
@@ -163,6 +180,7 @@ struct ksplice_transaction {
 	struct completion done;
 	wait_queue_head_t wait;	/* for abort */
 	bool abort;
+	bool expired;		/* the module that it is for waits no longer */
 	u32 attempts;
 	u32 interval_ms;
 	struct ksplice_result result;
@@ -175,18 +193,45 @@ struct ksplice_transaction {
 	u32 nr_found;		/* may exceed the room */
 };
 
+#define ksplice_for_each_member(m, t) \
+	for ((m) = (t)->members; (m) < (t)->members + (t)->nr_members; (m)++)
+
+/* When hooks run; which type that is follows from what becomes of their update. */
+enum ksplice_hook_time {
+	KSPLICE_HOOKS_PRE,
+	KSPLICE_HOOKS_CHECK,
+	KSPLICE_HOOKS_CHANGE,
+	KSPLICE_HOOKS_POST,
+	KSPLICE_HOOKS_FAIL,
+};
+
 /* device.c: ksplice_device */
 
 /* transaction.c */
 struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg);
 void ksplice_drop(struct ksplice_transaction *t);
 int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_commit *arg);
+int ksplice_also(struct ksplice_transaction *t, const char *id);
 int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w);
 bool ksplice_uses_us(struct module *mod);
 int ksplice_part_coming(struct module *mod);
 void ksplice_part_going(struct module *mod);
 void ksplice_part_gone(struct module *mod);
 int ksplice_suspend(bool begin);
+bool ksplice_valid_id(const char *id);
+bool ksplice_valid_module(const char *name);
+
+/* arrive.c */
+int ksplice_arrive_init(void);
+void ksplice_arrive_exit(void);
+int ksplice_arm(const struct ksplice_arm *arg);
+int ksplice_disarm(const char *id);
+int ksplice_arrived(const struct ksplice_arrived *arg);
+u64 ksplice_exposed(const char *id);
+bool ksplice_waits(const struct ksplice_update *u, const struct module *mod);
+void ksplice_module_coming(struct module *mod);
+void ksplice_module_live(struct module *mod);
+void ksplice_module_gone(struct module *mod);
 
 /* update.c */
 struct ksplice_update *ksplice_find(const char *id);
@@ -195,6 +240,7 @@ void ksplice_free_update(struct ksplice_update *u);
 int ksplice_hold(struct ksplice_update *u, struct module *mod);
 int ksplice_pin(struct ksplice_update *u, const char *name);
 bool ksplice_holds(struct ksplice_update *u, const struct module *mod);
+bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod);
 struct ksplice_loaded *ksplice_part_at(unsigned long address);
 bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned long size);
 void ksplice_free_loaded(struct ksplice_loaded *p);
@@ -220,6 +266,7 @@ void ksplice_keys_free(struct ksplice_update *u);
 bool ksplice_forbidden(struct ksplice_function *f);
 int ksplice_is_text(unsigned long address, unsigned long size);
 bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_result *r);
+bool ksplice_check_all(struct ksplice_transaction *t);
 void ksplice_fail(struct ksplice_result *r, u32 cause, int error, unsigned long address, const char *fmt, ...)
 	__printf(5, 6);
 
@@ -229,13 +276,15 @@ void ksplice_patch_unmap(struct ksplice_patch *p);
 int ksplice_write_text(unsigned long to, unsigned long from, unsigned long length);
 int ksplice_text_init(void);
 void ksplice_text_exit(void);
-void ksplice_text_begin(struct ksplice_update *u);
+void ksplice_text_begin(struct ksplice_transaction *t);
 void ksplice_text_end(void);
-void ksplice_text_step(struct ksplice_update *u, u32 op, int step);
+void ksplice_text_step(struct ksplice_transaction *t, int step);
 #define KSPLICE_TEXT_STEPS	3	/* int3, tail, first byte */
 
 /* ftrace.c */
 int ksplice_ftrace_add(struct ksplice_function *f);
+void ksplice_ftrace_switch(struct ksplice_function *f, bool on);
+void ksplice_ftrace_settle(struct ksplice_function *f);
 void ksplice_ftrace_remove(struct ksplice_function *f);
 
 /* stacks.c */
@@ -250,8 +299,8 @@ int ksplice_freeze(struct ksplice_transaction *t, int fd);
 void ksplice_thaw(struct ksplice_transaction *t);
 
 /* hooks.c */
-int ksplice_hooks_veto(struct ksplice_update *u, u32 type, struct ksplice_result *r);
-void ksplice_hooks_run(struct ksplice_update *u, u32 type);
+int ksplice_hooks_veto(struct ksplice_transaction *t, enum ksplice_hook_time time);
+void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time);
 
 /* stop.c */
 int ksplice_stop(struct ksplice_transaction *t);

@@ -29,6 +29,8 @@ struct ksplice_info {
 
 #define KSPLICE_FEATURE_FTRACE	0x1	/* redirect by ftrace is possible */
 #define KSPLICE_FEATURE_FREEZE	0x2	/* KSPLICE_IOC_FREEZE is there */
+#define KSPLICE_FEATURE_ALSO	0x4	/* KSPLICE_IOC_ALSO is there */
+#define KSPLICE_FEATURE_ARM	0x8	/* KSPLICE_IOC_ARM and its likes are there */
 
 /* KSPLICE_IOC_READ: copy kernel memory, fault-safe. Needs no transaction. */
 struct ksplice_range {
@@ -44,7 +46,11 @@ struct ksplice_read {
 	__u32 reserved;
 };
 
-/* KSPLICE_IOC_BEGIN: begin a transaction. -EBUSY while another one is open. */
+/*
+ * KSPLICE_IOC_BEGIN: begin a transaction. -EBUSY while another one is open.
+ * An id is at least eight lowercase hexadecimal digits; of what is applied to a
+ * module that came later, the same with a colon and the module's name behind.
+ */
 #define KSPLICE_OP_APPLY	1
 #define KSPLICE_OP_UNDO		2
 struct ksplice_begin {
@@ -154,6 +160,47 @@ struct ksplice_freeze {
 	__u32 reserved;
 };
 
+/*
+ * KSPLICE_IOC_ALSO: an applied update that is undone in the same stop; what it
+ * redirects, the update that is applied may redirect in its place.
+ */
+struct ksplice_also {
+	char id[KSPLICE_ID_LEN];
+};
+
+/*
+ * KSPLICE_IOC_ARM: when the module comes, run HELPER arrive ID MODULE, which
+ * applies the update's part for it and says so by KSPLICE_IOC_ARRIVED: once it
+ * is live, or before its init, for which the module then waits timeout_ms at
+ * most. Needs no transaction. /sys/kernel/ksplice/armed lists what is armed.
+ */
+#define KSPLICE_ARM_BEFORE_INIT	0x1
+#define KSPLICE_ARM_REFUSE	0x2	/* with it: without the update the module is not loaded */
+#define KSPLICE_ARM_FLAGS	0x3
+#define KSPLICE_MAX_WAIT_MS	600000
+struct ksplice_arm {
+	char id[KSPLICE_ID_LEN];
+	char module[KSPLICE_MODNAME_LEN];
+	char helper[KSPLICE_TEXT_LEN];
+	__u32 flags;		/* KSPLICE_ARM_* */
+	__u32 timeout_ms;	/* 1 .. KSPLICE_MAX_WAIT_MS */
+	__u64 reserved[2];
+};
+
+/* KSPLICE_IOC_DISARM: all that is armed of an update. -EBUSY: a module waits for it now. */
+struct ksplice_disarm {
+	char id[KSPLICE_ID_LEN];
+};
+
+/* KSPLICE_IOC_ARRIVED: how it went. */
+struct ksplice_arrived {
+	char id[KSPLICE_ID_LEN];
+	char module[KSPLICE_MODNAME_LEN];
+	char text[KSPLICE_TEXT_LEN];	/* one line for people */
+	__s32 error;		/* 0: it is applied */
+	__u32 reserved;
+};
+
 #define KSPLICE_IOC_INFO	_IOR('K', 0x00, struct ksplice_info)
 #define KSPLICE_IOC_READ	_IOWR('K', 0x01, struct ksplice_read)
 #define KSPLICE_IOC_BEGIN	_IOW('K', 0x02, struct ksplice_begin)
@@ -165,5 +212,9 @@ struct ksplice_freeze {
 #define KSPLICE_IOC_WAIT	_IOWR('K', 0x08, struct ksplice_result)
 #define KSPLICE_IOC_CONFLICTS	_IOWR('K', 0x09, struct ksplice_conflicts)
 #define KSPLICE_IOC_FREEZE	_IOW('K', 0x0a, struct ksplice_freeze)
+#define KSPLICE_IOC_ALSO	_IOW('K', 0x0b, struct ksplice_also)
+#define KSPLICE_IOC_ARM		_IOW('K', 0x0c, struct ksplice_arm)
+#define KSPLICE_IOC_DISARM	_IOW('K', 0x0d, struct ksplice_disarm)
+#define KSPLICE_IOC_ARRIVED	_IOW('K', 0x0e, struct ksplice_arrived)
 
 #endif /* KSPLICE_UAPI_H */

@@ -28,6 +28,8 @@ static_assert(sizeof(struct ksplice_hook) == 16);
 static_assert(sizeof(struct ksplice_window) == 32);
 static_assert(sizeof(struct ksplice_result) == 296);
 static_assert(sizeof(struct ksplice_conflict) == 160);
+static_assert(sizeof(struct ksplice_arm) == 408);
+static_assert(sizeof(struct ksplice_arrived) == 392);
 
 struct kobject *ksplice_kobj;
 
@@ -52,8 +54,20 @@ static int module_first(struct notifier_block *nb, unsigned long event, void *da
  */
 static int module_last(struct notifier_block *nb, unsigned long event, void *data)
 {
-	if (event == MODULE_STATE_GOING)
-		ksplice_part_gone(data);
+	struct module *mod = data;
+
+	switch (event) {
+	case MODULE_STATE_COMING:
+		ksplice_module_coming(mod);
+		break;
+	case MODULE_STATE_LIVE:
+		ksplice_module_live(mod);
+		break;
+	case MODULE_STATE_GOING:
+		ksplice_part_gone(mod);
+		ksplice_module_gone(mod);
+		break;
+	}
 	return NOTIFY_DONE;
 }
 
@@ -87,9 +101,12 @@ static int __init ksplice_init(void)
 	err = ksplice_slots_init();
 	if (err)
 		goto err_kobject;
-	err = ksplice_text_init();
+	err = ksplice_arrive_init();
 	if (err)
 		goto err_slots;
+	err = ksplice_text_init();
+	if (err)
+		goto err_arrive;
 	err = register_module_notifier(&first_block);
 	if (err)
 		goto err_text;
@@ -113,6 +130,8 @@ err_first:
 	unregister_module_notifier(&first_block);
 err_text:
 	ksplice_text_exit();
+err_arrive:
+	ksplice_arrive_exit();
 err_slots:
 	ksplice_slots_exit();
 err_kobject:
@@ -128,6 +147,7 @@ static void __exit ksplice_exit(void)
 	unregister_module_notifier(&last_block);
 	unregister_module_notifier(&first_block);
 	ksplice_text_exit();
+	ksplice_arrive_exit();
 	ksplice_slots_exit();
 	kobject_put(ksplice_kobj);
 }

@@ -293,6 +293,12 @@ static int note_texts(struct ksplice_update *u, const struct module *mod, char *
 	return 0;
 }
 
+/* A part names its update; what is applied to a module that came later has the module's name behind. */
+static bool is_of(const char *id, const char *whole)
+{
+	return !strncmp(id, whole, strlen(id)) && (!whole[strlen(id)] || whole[strlen(id)] == ':');
+}
+
 static int register_locked(struct module *mod, struct ksplice_part *part)
 {
 	struct ksplice_transaction *t = ksplice_open;
@@ -314,7 +320,7 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	id = string_of(mod, part->id, KSPLICE_ID_LEN);
 	if (IS_ERR(id))
 		return PTR_ERR(id);
-	err = strcmp(id, t->update->id) ? -EPERM : 0;
+	err = is_of(id, t->update->id) ? 0 : -EPERM;
 	if (err)
 		pr_err("%s belongs to update %s, not to %s\n", mod->name, id, t->update->id);
 	kfree(id);

@@ -43,32 +43,43 @@ static int by_start(const void *a, const void *b)
  * entered; not so where ftrace redirects, as that may be over for it.
  * Undo: all text of the parts, from its first byte on.
  */
+static void add_ranges(struct ksplice_range_set *s, const struct ksplice_member *m)
+{
+	struct ksplice_loaded *p;
+	struct ksplice_function *f;
+
+	if (m->op == KSPLICE_OP_APPLY) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			s->ranges[s->nr].start = f->code + (f->kind == KSPLICE_KIND_JUMP ? f->window : 0);
+			s->ranges[s->nr++].end = f->code + f->size;
+		}
+		return;
+	}
+	list_for_each_entry(p, &m->update->parts, list) {
+		struct ksplice_region r = ksplice_module_text(p->mod);
+
+		s->ranges[s->nr].start = r.start - 1;
+		s->ranges[s->nr++].end = r.start + r.size;
+	}
+}
+
 int ksplice_ranges_make(struct ksplice_transaction *t)
 {
 	struct ksplice_range_set *s = &t->ranges;
+	struct ksplice_member *m;
 	struct ksplice_loaded *p;
-	struct ksplice_function *f;
 	u32 n = 0;
 
-	list_for_each_entry(p, &t->update->parts, list)
-		n += t->op == KSPLICE_OP_APPLY ? p->nr_functions : 1;
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(p, &m->update->parts, list)
+			n += m->op == KSPLICE_OP_APPLY ? p->nr_functions : 1;
+	}
 	s->ranges = kvcalloc(n, sizeof(*s->ranges), GFP_KERNEL);
 	if (!s->ranges)
 		return -ENOMEM;
 	s->nr = 0;
-	if (t->op == KSPLICE_OP_APPLY) {
-		list_for_each_entry(f, &t->update->functions, node) {
-			s->ranges[s->nr].start = f->code + (f->kind == KSPLICE_KIND_JUMP ? f->window : 0);
-			s->ranges[s->nr++].end = f->code + f->size;
-		}
-	} else {
-		list_for_each_entry(p, &t->update->parts, list) {
-			struct ksplice_region r = ksplice_module_text(p->mod);
-
-			s->ranges[s->nr].start = r.start - 1;
-			s->ranges[s->nr++].end = r.start + r.size;
-		}
-	}
+	ksplice_for_each_member(m, t)
+		add_ranges(s, m);
 	sort(s->ranges, s->nr, sizeof(*s->ranges), by_start, NULL);
 	s->low = s->ranges[0].start;
 	s->high = 0;

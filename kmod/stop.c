@@ -55,14 +55,10 @@ static void next_phase(struct stop *s, int phase)
 /* Look at everything once more, now that nothing moves. */
 static bool check(struct ksplice_transaction *t)
 {
-	struct ksplice_update *u = t->update;
-	struct ksplice_function *f;
 	u32 i;
 
-	list_for_each_entry(f, &u->functions, node) {
-		if (!ksplice_check_function(f, t->op, &t->result))
-			return false;
-	}
+	if (!ksplice_check_all(t))
+		return false;
 	ksplice_scan(t);
 	if (t->nr_found) {
 		u32 cause = KSPLICE_UNSAFE_STACK;
@@ -76,8 +72,7 @@ static bool check(struct ksplice_transaction *t)
 			     cause == KSPLICE_CONFLICT ? "is in code that is to go" : "has a stack that cannot be judged");
 		return false;
 	}
-	return !ksplice_hooks_veto(u, t->op == KSPLICE_OP_APPLY ? KSPLICE_HOOK_CHECK_APPLY : KSPLICE_HOOK_CHECK_REVERSE,
-				   &t->result);
+	return !ksplice_hooks_veto(t, KSPLICE_HOOKS_CHECK);
 }
 
 static void lead(struct stop *s)
@@ -88,9 +83,9 @@ static void lead(struct stop *s)
 	while (atomic_read(&s->arrived) < num_online_cpus())
 		cpu_relax();
 	if (check(t)) {
-		ksplice_hooks_run(t->update, t->op == KSPLICE_OP_APPLY ? KSPLICE_HOOK_APPLY : KSPLICE_HOOK_REVERSE);
+		ksplice_hooks_run(t, KSPLICE_HOOKS_CHANGE);
 		for (step = 0; step < KSPLICE_TEXT_STEPS; step++) {
-			ksplice_text_step(t->update, t->op, step);
+			ksplice_text_step(t, step);
 			next_phase(s, step + 1);
 		}
 	}
@@ -123,7 +118,7 @@ int ksplice_stop(struct ksplice_transaction *t)
 	struct stop s = { .t = t };
 	int err;
 
-	ksplice_text_begin(t->update);
+	ksplice_text_begin(t);
 	err = stop_machine(on_each, &s, cpu_online_mask);
 	ksplice_text_end();
 	return err;

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * /sys/kernel/ksplice/
+ *   armed		what waits for modules: arrive.c
  *   <id>/		an update
- *     stage		preparing, applied, undone or dropped
+ *     stage		preparing, applied, undone, dropped or gone
  *     description	one line
  *     abort_cause	why the last commit failed, or empty
  *     applied_at	seconds since the epoch, 0 if never
  *     sequence		counts applied updates: the higher is the later
  *     pause_ns		how long the machine stood for it
+ *     exposed_ns		how long its module had been live without it, 0 if not at all
  *     parts		module names, one a line
  *     stays_mapped	1: the parts stay loaded after undo
  *     changes		a line a function: code size replacement window kind
- *			address name part; addresses hexadecimal
+ *			address name part old; addresses hexadecimal; old is
+ *			what stood under the jump, - where there is none
  *     conflicts	a line a thread in the way at the last attempt: pid
  *			function address comm
  *
@@ -39,6 +42,7 @@ static ssize_t stage_show(struct kobject *kobj, struct kobj_attribute *attr, cha
 		[KSPLICE_APPLIED] = "applied",
 		[KSPLICE_UNDONE] = "undone",
 		[KSPLICE_DROPPED] = "dropped",
+		[KSPLICE_GONE] = "gone",
 	};
 
 	return sysfs_emit(buf, "%s\n", words[READ_ONCE(to_update(kobj)->stage)]);
@@ -81,6 +85,11 @@ static ssize_t pause_ns_show(struct kobject *kobj, struct kobj_attribute *attr, 
 	return sysfs_emit(buf, "%llu\n", READ_ONCE(to_update(kobj)->pause_ns));
 }
 
+static ssize_t exposed_ns_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%llu\n", READ_ONCE(to_update(kobj)->exposed_ns));
+}
+
 static ssize_t parts_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
 {
 	struct ksplice_update *u = to_update(kobj);
@@ -98,7 +107,7 @@ static ssize_t stays_mapped_show(struct kobject *kobj, struct kobj_attribute *at
 	struct ksplice_update *u = to_update(kobj);
 	enum ksplice_stage stage = READ_ONCE(u->stage);
 
-	return sysfs_emit(buf, "%d\n", u->stays && (stage == KSPLICE_APPLIED || stage == KSPLICE_UNDONE));
+	return sysfs_emit(buf, "%d\n", u->stays && stage != KSPLICE_PREPARING);
 }
 
 static ssize_t conflicts_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
@@ -135,6 +144,7 @@ static struct kobj_attribute abort_cause_attr = __ATTR_RO(abort_cause);
 static struct kobj_attribute applied_at_attr = __ATTR_RO(applied_at);
 static struct kobj_attribute sequence_attr = __ATTR_RO(sequence);
 static struct kobj_attribute pause_ns_attr = __ATTR_RO(pause_ns);
+static struct kobj_attribute exposed_ns_attr = __ATTR_RO(exposed_ns);
 static struct kobj_attribute parts_attr = __ATTR_RO(parts);
 static struct kobj_attribute stays_mapped_attr = __ATTR_RO(stays_mapped);
 static struct kobj_attribute conflicts_attr = __ATTR_RO_MODE(conflicts, 0400);
@@ -150,6 +160,7 @@ static struct attribute *update_attrs[] = {
 	&applied_at_attr.attr,
 	&sequence_attr.attr,
 	&pause_ns_attr.attr,
+	&exposed_ns_attr.attr,
 	&parts_attr.attr,
 	&stays_mapped_attr.attr,
 	&conflicts_attr.attr,
@@ -266,9 +277,14 @@ int ksplice_write_changes(struct ksplice_update *u)
 	if (!text)
 		return -ENOMEM;
 	text[0] = '\0';
-	list_for_each_entry(f, &u->functions, node)
-		n += scnprintf(text + n, size - n, "%lx %lu %lx %u %s %lx %s %s\n", f->code, f->size, f->replacement,
+	list_for_each_entry(f, &u->functions, node) {
+		n += scnprintf(text + n, size - n, "%lx %lu %lx %u %s %lx %s %s ", f->code, f->size, f->replacement,
 			       f->window, kinds[f->kind], f->address, f->name, f->part->mod->name);
+		if (f->kind == KSPLICE_KIND_JUMP)
+			n += scnprintf(text + n, size - n, "%*phN\n", KSPLICE_JUMP_LEN, f->patch.old);
+		else
+			n += scnprintf(text + n, size - n, "-\n");
+	}
 	mutex_lock(&u->text_lock);
 	kvfree(u->changes);
 	u->changes = text;

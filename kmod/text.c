@@ -19,8 +19,8 @@
 
 #define INT3	0xcc
 
-/* The update whose windows are being written; NULL when none is. Written with the machine running, before and after. */
-static struct ksplice_update *writing;
+/* The transaction whose windows are being written; NULL when none is. Set with the machine running, before and after. */
+static struct ksplice_transaction *writing;
 
 static struct page *page_of(unsigned long address)
 {
@@ -89,15 +89,18 @@ int ksplice_write_text(unsigned long to, unsigned long from, unsigned long lengt
 static int on_die(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct die_args *args = data;
-	struct ksplice_update *u = READ_ONCE(writing);
+	struct ksplice_transaction *t = READ_ONCE(writing);
 	struct ksplice_function *f;
+	struct ksplice_member *m;
 
-	if (event != DIE_INT3 || !u || user_mode(args->regs))
+	if (event != DIE_INT3 || !t || user_mode(args->regs))
 		return NOTIFY_DONE;
-	list_for_each_entry(f, &u->functions, node) {
-		if (f->kind == KSPLICE_KIND_JUMP && args->regs->ip == f->patch.address + 1) {
-			args->regs->ip = f->patch.forward;
-			return NOTIFY_STOP;
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(f, &m->update->functions, node) {
+			if (f->kind == KSPLICE_KIND_JUMP && !f->heir && args->regs->ip == f->patch.address + 1) {
+				args->regs->ip = f->patch.forward;
+				return NOTIFY_STOP;
+			}
 		}
 	}
 	return NOTIFY_DONE;
@@ -122,9 +125,9 @@ void ksplice_text_exit(void)
  * From here until ksplice_text_end the notifier acts. Parts do not come or go
  * meanwhile: the commit holds them.
  */
-void ksplice_text_begin(struct ksplice_update *u)
+void ksplice_text_begin(struct ksplice_transaction *t)
 {
-	WRITE_ONCE(writing, u);
+	WRITE_ONCE(writing, t);
 }
 
 void ksplice_text_end(void)
@@ -132,16 +135,17 @@ void ksplice_text_end(void)
 	WRITE_ONCE(writing, NULL);
 }
 
-/* One step of three for all windows; the caller has every CPU serialise after each. */
-void ksplice_text_step(struct ksplice_update *u, u32 op, int step)
+static void step_update(const struct ksplice_member *m, int step)
 {
 	struct ksplice_function *f;
 
-	list_for_each_entry(f, &u->functions, node) {
-		const u8 *bytes = op == KSPLICE_OP_APPLY ? f->patch.new : f->patch.old;
+	list_for_each_entry(f, &m->update->functions, node) {
+		const u8 *bytes = m->op == KSPLICE_OP_APPLY ? f->patch.new : f->patch.old;
 
+		if (f->heir)
+			continue;	/* the heir writes over it */
 		if (f->kind == KSPLICE_KIND_FTRACE && step == KSPLICE_TEXT_STEPS - 1)
-			WRITE_ONCE(f->armed, op == KSPLICE_OP_APPLY);
+			ksplice_ftrace_switch(f, m->op == KSPLICE_OP_APPLY);
 		if (f->kind != KSPLICE_KIND_JUMP)
 			continue;
 		switch (step) {
@@ -156,4 +160,13 @@ void ksplice_text_step(struct ksplice_update *u, u32 op, int step)
 			break;
 		}
 	}
+}
+
+/* One step of three for all windows; the caller has every CPU serialise after each. */
+void ksplice_text_step(struct ksplice_transaction *t, int step)
+{
+	struct ksplice_member *m;
+
+	ksplice_for_each_member(m, t)
+		step_update(m, step);
 }

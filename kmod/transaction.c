@@ -21,18 +21,39 @@ struct ksplice_transaction *ksplice_open;
 /* Between the beginning of a suspend or hibernation and its end. */
 static bool suspended;
 
-/* At least eight hexadecimal digits: it becomes the name of a directory. */
-static bool valid_id(const char *id)
+/* As the kernel has it: words of /proc/modules. */
+bool ksplice_valid_module(const char *name)
 {
-	size_t n = strnlen(id, KSPLICE_ID_LEN);
-
-	if (n < 8 || n == KSPLICE_ID_LEN)
+	if (!*name)
 		return false;
-	while (n--) {
-		if (!isxdigit(id[n]) || isupper(id[n]))
+	for (; *name; name++) {
+		if (!isalnum(*name) && !strchr("_-.", *name))
 			return false;
 	}
 	return true;
+}
+
+/*
+ * At least eight hexadecimal digits, and a module's name perhaps behind a
+ * colon: it becomes the name of a directory.
+ */
+bool ksplice_valid_id(const char *id)
+{
+	size_t n;
+
+	if (strnlen(id, KSPLICE_ID_LEN) == KSPLICE_ID_LEN)
+		return false;
+	for (n = 0; id[n] && id[n] != ':'; n++) {
+		if (!isxdigit(id[n]) || isupper(id[n]))
+			return false;
+	}
+	return n >= 8 && (!id[n] || ksplice_valid_module(id + n + 1));
+}
+
+static void add_member(struct ksplice_transaction *t, struct ksplice_update *u, u32 op)
+{
+	u->busy = true;
+	t->members[t->nr_members++] = (struct ksplice_member){ .update = u, .op = op };
 }
 
 /*
@@ -45,7 +66,7 @@ struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
 	struct ksplice_transaction *t;
 	struct ksplice_update *u;
 
-	if (!valid_id(arg->id))
+	if (!ksplice_valid_id(arg->id))
 		return ERR_PTR(-EINVAL);
 	if (ksplice_open)
 		return ERR_PTR(-EBUSY);
@@ -80,10 +101,10 @@ struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
 		kfree(t);
 		return ERR_CAST(u);
 	}
-	u->busy = true;
 	ksplice_forget_conflicts(u);
 	t->update = u;
 	t->op = arg->op;
+	add_member(t, u, t->op);
 	t->nr_parts = arg->nr_parts;
 	t->tgid = task_tgid_nr(current);
 	init_completion(&t->done);
@@ -108,7 +129,7 @@ static void fetch_thread(struct ksplice_transaction *t)
  */
 void ksplice_drop(struct ksplice_transaction *t)
 {
-	struct ksplice_update *u = t->update;
+	struct ksplice_member *m;
 
 	WRITE_ONCE(t->abort, true);
 	wake_up_all(&t->wait);
@@ -118,14 +139,39 @@ void ksplice_drop(struct ksplice_transaction *t)
 	mutex_lock(&ksplice_lock);
 	ksplice_slots_disarm();
 	ksplice_open = NULL;
-	u->busy = false;
-	if (u->stage == KSPLICE_PREPARING)
-		WRITE_ONCE(u->stage, KSPLICE_DROPPED);
-	/* A part that is on its way in has been relocated with what the update holds. */
-	if (list_empty(&u->parts) && !u->coming)
-		ksplice_free_update(u);
+	ksplice_for_each_member(m, t) {
+		struct ksplice_update *u = m->update;
+
+		u->busy = false;
+		if (u->stage == KSPLICE_PREPARING)
+			WRITE_ONCE(u->stage, KSPLICE_DROPPED);
+		/* A part that is on its way in has been relocated with what the update holds. */
+		if (list_empty(&u->parts) && !u->coming)
+			ksplice_free_update(u);
+	}
 	mutex_unlock(&ksplice_lock);
 	kfree(t);
+}
+
+/*
+ * Have an applied update undone in the same stop. -ENOENT: it is not applied;
+ * -EEXIST: the transaction has it already; -E2BIG: it has too many.
+ */
+int ksplice_also(struct ksplice_transaction *t, const char *id)
+{
+	struct ksplice_update *u;
+
+	if (strnlen(id, KSPLICE_ID_LEN) == KSPLICE_ID_LEN)
+		return -EINVAL;
+	u = ksplice_find(id);
+	if (!u || u->stage != KSPLICE_APPLIED)
+		return -ENOENT;
+	if (u->busy)
+		return -EEXIST;
+	if (t->nr_members == KSPLICE_MAX_MEMBERS)
+		return -E2BIG;
+	add_member(t, u, KSPLICE_OP_UNDO);
+	return 0;
 }
 
 /* Note which bytes matching saw under a jump. */
@@ -159,6 +205,8 @@ int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_com
 		err = -EBUSY;
 	else if (suspended)
 		err = -EAGAIN;
+	else if (t->expired)
+		err = -ETIMEDOUT;
 	if (err)
 		goto out;
 	ksplice_slots_disarm();
@@ -201,7 +249,8 @@ int ksplice_part_coming(struct module *mod)
 
 	mutex_lock(&ksplice_lock);
 	t = ksplice_open;
-	if (t && t->op == KSPLICE_OP_APPLY && !t->committing && !t->committed && t->tgid == task_tgid_nr(current)) {
+	if (t && t->op == KSPLICE_OP_APPLY && !t->committing && !t->committed && !t->expired &&
+	    t->tgid == task_tgid_nr(current)) {
 		t->update->coming = mod;
 		ksplice_slots_disarm();
 		err = 0;

@@ -92,7 +92,7 @@ int ksplice_hold(struct ksplice_update *u, struct module *mod)
 		kfree(h);
 		return -ENOENT;
 	}
-	if (READ_ONCE(mod->state) != MODULE_STATE_LIVE) {
+	if (READ_ONCE(mod->state) != MODULE_STATE_LIVE && !ksplice_waits(u, mod)) {
 		module_put(mod);
 		kfree(h);
 		return -EAGAIN;
@@ -100,6 +100,21 @@ int ksplice_hold(struct ksplice_update *u, struct module *mod)
 	h->mod = mod;
 	list_add_tail(&h->list, &u->held);
 	return 0;
+}
+
+/* A module has been freed under us: there is nothing to let go of. */
+bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod)
+{
+	struct ksplice_held *h;
+
+	list_for_each_entry(h, &u->held, list) {
+		if (h->mod != mod)
+			continue;
+		list_del(&h->list);
+		kfree(h);
+		return true;
+	}
+	return false;
 }
 
 /*

@@ -78,6 +78,8 @@ type Info struct {
 	KeyCopies uint32
 	Ftrace    bool // redirect by ftrace is possible
 	Freeze    bool // it freezes processes for a commit, and thaws them
+	Also      bool // it undoes other updates in the same stop
+	Arm       bool // it waits for modules
 }
 
 // Window is the bytes that matching saw where a jump will be written.
@@ -146,6 +148,19 @@ type (
 		fd       int32
 		reserved uint32
 	}
+	alsoC struct{ id [64]byte }
+	armC  struct {
+		id, module       [64]byte
+		helper           [256]byte
+		flags, timeoutMS uint32
+		reserved         [2]uint64
+	}
+	arrivedC struct {
+		id, module [64]byte
+		text       [256]byte
+		errno      int32
+		reserved   uint32
+	}
 	conflictC struct {
 		pid      int32
 		reserved uint32
@@ -175,6 +190,10 @@ var (
 	iocWait      = ioc(iocRead|iocWrite, 8, unsafe.Sizeof(resultC{}))
 	iocConflicts = ioc(iocRead|iocWrite, 9, unsafe.Sizeof(listC{}))
 	iocFreeze    = ioc(iocWrite, 10, unsafe.Sizeof(freezeC{}))
+	iocAlso      = ioc(iocWrite, 11, unsafe.Sizeof(alsoC{}))
+	iocArm       = ioc(iocWrite, 12, unsafe.Sizeof(armC{}))
+	iocDisarm    = ioc(iocWrite, 13, unsafe.Sizeof(alsoC{}))
+	iocArrived   = ioc(iocWrite, 14, unsafe.Sizeof(arrivedC{}))
 )
 
 // Device is an open /dev/ksplice. Closing it drops a transaction that was not committed; so does the end of the process.
@@ -205,7 +224,8 @@ func Open() (*Device, error) {
 		return nil, fmt.Errorf("the loaded ksplice module speaks ABI %d, this ksplice speaks %d; install matching packages and reload the module",
 			c.abi, abi)
 	}
-	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0, Freeze: c.features&2 != 0}
+	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0, Freeze: c.features&2 != 0,
+		Also: c.features&4 != 0, Arm: c.features&8 != 0}
 	return d, nil
 }
 
@@ -276,6 +296,24 @@ func (d *Device) Begin(id string, op Op, parts int) error {
 		return fmt.Errorf("begin %s: %w", id, ErrNotApplied)
 	case err != nil:
 		return fmt.Errorf("begin %s: %w", id, err)
+	}
+	return nil
+}
+
+// Also has an applied update undone in the same stop; what it redirects, the transaction's own update may redirect in its place.
+func (d *Device) Also(id string) error {
+	if !d.info.Also {
+		return errors.New("the loaded ksplice module undoes one update at a time: reload the one that came with this ksplice")
+	}
+	var c alsoC
+	if copy(c.id[:len(c.id)-1], id) != len(id) {
+		return fmt.Errorf("undo %s, too: the id is too long", id)
+	}
+	switch err := d.ioctl(iocAlso, unsafe.Pointer(&c)); {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("undo %s, too: %w", id, ErrNotApplied)
+	case err != nil:
+		return fmt.Errorf("undo %s, too: %w", id, err)
 	}
 	return nil
 }

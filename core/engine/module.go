@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +25,21 @@ var (
 
 // LockPath is the lock that every ksplice which changes the machine holds.
 const LockPath = "/run/ksplice.lock"
+
+// LockWithin takes the machine-wide lock of user space, and waits for it up to a limit.
+func LockWithin(ctx context.Context, limit time.Duration) (unlock func(), err error) {
+	for end := time.Now().Add(limit); ; {
+		unlock, err = Lock()
+		if err == nil || !errors.Is(err, ErrBusy) || time.Now().After(end) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 // Lock takes the machine-wide lock of user space, waiting for nobody.
 func Lock() (unlock func(), err error) {
@@ -100,14 +116,17 @@ func Unload(ctx context.Context, name string) error {
 
 // Applied is an update that the kernel module knows.
 type Applied struct {
-	ID          string    `json:"id"`
+	ID string `json:"id"`
+	// Stage is preparing, applied, undone, dropped, or gone: the module that it was applied to failed in its init.
 	Stage       string    `json:"stage"`
 	Description string    `json:"description,omitempty"`
 	Since       time.Time `json:"since"`
 	// Sequence counts applied updates: the higher is the later.
 	Sequence int64 `json:"-"`
 	// Pause is how long the machine stood still, in nanoseconds.
-	Pause       time.Duration `json:"pause_ns"`
+	Pause time.Duration `json:"pause_ns"`
+	// Exposed is how long the module had been live without the update, in nanoseconds: of a part that came after its module.
+	Exposed     time.Duration `json:"exposed_ns,omitempty"`
 	Parts       []string      `json:"parts"`
 	Functions   []Change      `json:"functions"`
 	StaysMapped bool          `json:"stays_mapped"`
@@ -127,7 +146,19 @@ type Change struct {
 	Replacement uint64 `json:"-"`
 	Size        uint64 `json:"size"`
 	Window      uint64 `json:"-"`
+	// Old is what stood under the jump; nil where the redirect is none, or the kernel module does not say.
+	Old []byte `json:"-"`
 }
+
+// UpdateID is the ID of the update that a transaction's is of: itself, or what stands before the colon and the module's name
+// where a part came after its module.
+func UpdateID(id string) string {
+	id, _, _ = strings.Cut(id, ":")
+	return id
+}
+
+// LateID is the ID of the transaction that applies an update's part to a module which came after the rest.
+func LateID(id, module string) string { return id + ":" + module }
 
 // SysfsPath is where the kernel module shows its updates.
 const SysfsPath = "/sys/kernel/ksplice"
@@ -212,6 +243,9 @@ func readUpdate(dir string) (*Applied, error) {
 	a.AbortCause = get("abort_cause")
 	a.Since, a.Pause = time.Unix(number("applied_at"), 0), time.Duration(number("pause_ns"))
 	a.Sequence = number("sequence")
+	if _, e := os.Stat(filepath.Join(dir, "exposed_ns")); e == nil { // older kernel modules have none
+		a.Exposed = time.Duration(number("exposed_ns"))
+	}
 	a.Parts = strings.Fields(get("parts"))
 	a.StaysMapped = get("stays_mapped") == "1"
 	for line := range strings.Lines(get("changes")) {
@@ -224,14 +258,18 @@ func readUpdate(dir string) (*Applied, error) {
 	return a, err
 }
 
-// parseChange reads "code size replacement window kind address name part"; addresses are hexadecimal, the rest is decimal.
+// parseChange reads "code size replacement window kind address name part old"; addresses and old are hexadecimal, the rest is decimal.
+// Older kernel modules say nothing of old.
 func parseChange(line string) (Change, error) {
 	f := strings.Fields(line)
-	if len(f) != 8 {
-		return Change{}, fmt.Errorf("line %q has %d fields, not 8", line, len(f))
+	if len(f) != 8 && len(f) != 9 {
+		return Change{}, fmt.Errorf("line %q has %d fields, not 9", line, len(f))
 	}
 	c := Change{Kind: f[4], Name: f[6], Part: f[7]}
 	var err error
+	if len(f) == 9 && f[8] != "-" {
+		c.Old, err = hex.DecodeString(f[8])
+	}
 	number := func(s string, base int) uint64 {
 		n, e := strconv.ParseUint(s, base, 64)
 		err = errors.Join(err, e)

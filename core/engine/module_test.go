@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,6 +91,7 @@ func TestLayout(t *testing.T) {
 		{"info", unsafe.Sizeof(infoC{}), 48}, {"range", unsafe.Sizeof(rangeC{}), 32}, {"list", unsafe.Sizeof(listC{}), 16},
 		{"begin", unsafe.Sizeof(beginC{}), 72}, {"window", unsafe.Sizeof(windowC{}), 32}, {"commit", unsafe.Sizeof(commitC{}), 24},
 		{"result", unsafe.Sizeof(resultC{}), 296}, {"conflict", unsafe.Sizeof(conflictC{}), 160}, {"freeze", unsafe.Sizeof(freezeC{}), 8},
+		{"also", unsafe.Sizeof(alsoC{}), 64}, {"arm", unsafe.Sizeof(armC{}), 408}, {"arrived", unsafe.Sizeof(arrivedC{}), 392},
 	} {
 		if c.got != c.want {
 			t.Errorf("size of %s = %d, want %d", c.name, c.got, c.want)
@@ -102,14 +104,43 @@ func FuzzParseChange(f *testing.F) {
 	f.Add("ffffffff81000000 120 ffffffffc0000000 5 jump ffffffff81000004 uptime_proc_show ksplice_1_vmlinux\n")
 	f.Add("0 0 0 0 0 0 0")
 	f.Add("-1 x 0 0 jump 0 a b")
+	f.Add("10 64 20 5 jump 10 f ksplice_1_vmlinux 0f1f440000")
+	f.Add("10 64 20 5 ftrace 10 f ksplice_1_vmlinux -")
 	f.Fuzz(func(t *testing.T, line string) {
 		c, err := parseChange(line)
 		if err != nil {
 			return
 		}
-		again, err := parseChange(fmt.Sprintf("%x %d %x %d %s %x %s %s", c.Code, c.Size, c.Replacement, c.Window, c.Kind, c.Address, c.Name, c.Part))
-		if err != nil || again != c {
+		old := "-"
+		if len(c.Old) > 0 {
+			old = hex.EncodeToString(c.Old)
+		}
+		again, err := parseChange(fmt.Sprintf("%x %d %x %d %s %x %s %s %s", c.Code, c.Size, c.Replacement, c.Window, c.Kind, c.Address, c.Name, c.Part, old))
+		if err != nil || !cmp.Equal(again, c) {
 			t.Errorf("parseChange(%q) = %+v, then %+v, %v", line, c, again, err)
 		}
 	})
+}
+
+func TestParseArmed(t *testing.T) {
+	got, err := parseArmed("0123abcd dummy live 10000 0 waits for the module\n0123abcd nf_tables init-or-refuse 2500 77 applied\n")
+	want := []Armed{{ID: "0123abcd", Module: "dummy", When: WhenLive, Wait: 10 * time.Second, State: "waits for the module"},
+		{ID: "0123abcd", Module: "nf_tables", When: WhenInitOrRefuse, Wait: 2500 * time.Millisecond, Live: true, State: "applied"}}
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("parseArmed: %v (-want +got):\n%s", err, d)
+	}
+	for _, bad := range []string{"0123abcd dummy live 10000 0\n", "0123abcd dummy live x 0 s\n", "0123abcd dummy live 1 -1 s\n"} {
+		if _, err := parseArmed(bad); err == nil {
+			t.Errorf("parseArmed(%q): no error", bad)
+		}
+	}
+}
+
+func TestUpdateID(t *testing.T) {
+	if got := UpdateID(LateID("0123abcd", "dummy")); got != "0123abcd" {
+		t.Errorf("UpdateID = %q", got)
+	}
+	if got := UpdateID("0123abcd"); got != "0123abcd" {
+		t.Errorf("UpdateID = %q", got)
+	}
 }
