@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/armed"
+	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/update"
 )
@@ -52,13 +55,35 @@ func printNotes(w io.Writer, r *apply.Report) {
 	}
 }
 
+// replace is the flag that names updates which go in the same stop.
+type replace struct{ ids []string }
+
+func (r *replace) flags(fs *pflag.FlagSet) {
+	fs.StringSliceVar(&r.ids, "replace", nil, "undo the update `ID` in the same stop: the new one was made for the kernel without it (may be repeated)")
+}
+
+func (r *replace) set(o *apply.Options) error {
+	for _, prefix := range r.ids {
+		id, err := apply.Find(prefix)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(o.Replace, id) {
+			o.Replace = append(o.Replace, id)
+		}
+	}
+	return nil
+}
+
 func checkCommand() *command {
+	var r replace
 	return &command{
 		name: "check", args: "FILE", summary: "prove that an update fits the running kernel; change nothing",
 		help: `Reads the update, matches every function of the units it was made from against the memory of the running
 kernel, solves all symbols and says whether apply would get as far as the commit. Nothing is loaded or
 written. Run as root: kernel memory is read through the ksplice module if it is loaded, else /proc/kcore.`,
 		example: "ksplice check fix.ksplice",
+		flags:   r.flags,
 		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
@@ -66,6 +91,9 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 			}
 			u, opts, err := e.open(ctx, path)
 			if err != nil {
+				return err
+			}
+			if err := r.set(&opts); err != nil {
 				return err
 			}
 			p := newProgress(e.err, e.json, patience)
@@ -76,9 +104,14 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				printMatch(w, r)
-				printNotes(w, r)
-				fmt.Fprintf(w, "fits\tupdate %s would replace %s\n", r.ID, counted(len(r.Functions), "function"))
+				if len(r.Functions) > 0 {
+					printMatch(w, r)
+					printNotes(w, r)
+					fmt.Fprintf(w, "fits\tupdate %s would replace %s\n", r.ID, counted(len(r.Functions), "function"))
+				}
+				for _, m := range r.Armed {
+					fmt.Fprintf(w, "not loaded\t%s: its part is matched when it is loaded\n", m)
+				}
 			})
 		},
 	}
@@ -128,8 +161,58 @@ func (t *tries) set(o *apply.Options) error {
 	return nil
 }
 
+// late are the flags for parts whose modules are not loaded.
+type late struct {
+	beforeInit string
+	wait       time.Duration
+}
+
+// What a module does whose init has waited for an update in vain.
+const (
+	waitedAllow  = "allow"
+	waitedRefuse = "refuse"
+)
+
+func (l *late) flags(fs *pflag.FlagSet) {
+	fs.StringVar(&l.beforeInit, "before-init", "", "a module that is not loaded yet gets its part before its init runs, not as soon as it is live; where that fails, `allow` the module without it, or refuse it")
+	fs.Lookup("before-init").NoOptDefVal = waitedAllow
+	fs.DurationVar(&l.wait, "before-init-wait", 10*time.Second, "how long such a module's init waits at most")
+}
+
+func (l *late) set(o *apply.Options) error {
+	switch l.beforeInit {
+	case "":
+		o.When = engine.WhenLive
+	case waitedAllow:
+		o.When = engine.WhenInit
+	case waitedRefuse:
+		o.When = engine.WhenInitOrRefuse
+	default:
+		return usagef("--before-init is %s or %s, not %q", waitedAllow, waitedRefuse, l.beforeInit)
+	}
+	if l.wait < time.Millisecond || l.wait > 10*time.Minute {
+		return usagef("--before-init-wait wants at most ten minutes")
+	}
+	o.Wait = l.wait
+	return nil
+}
+
+// helper has the kernel module call this program when a module comes, set up as it is now.
+func (e *env) helper(o *apply.Options) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	o.Helper = exe
+	h := e.config.host(e.log)
+	o.Settings = armed.Settings{Dirs: h.Dirs, Pins: h.Pins, PluginConfig: h.PluginConfig, Attempts: max(o.Attempts, manyTries), Interval: o.Interval, Freeze: o.Freeze}
+	return nil
+}
+
 func applyCommand() *command {
 	var t tries
+	var l late
+	var replaced replace
 	return &command{
 		name: "apply", args: "FILE", summary: "apply an update to the running kernel",
 		help: `Does what check does, then loads the update's parts and redirects the replaced functions in one short stop of
@@ -137,9 +220,14 @@ the machine, or changes nothing and says why. A function that a thread is execut
 with the process's number, name and the function: run it again when the process has left. Where some process always
 sleeps in the function, --freeze freezes just those that are in the way (cgroup v2) and lets them go when it is decided:
 they see what a stop and SIGCONT would show them, an EINTR from epoll_wait for example (signal(7)).
-It needs root and the ksplice kernel module (modprobe ksplice).`,
-		example: "ksplice apply fix.ksplice",
-		flags:   t.flags,
+A part whose module is not loaded is armed: it goes in as soon as the module is live, or before its init runs (--before-init).
+A cumulative update takes the place of earlier ones in the same stop (--replace). It needs root and the ksplice kernel module (modprobe ksplice).`,
+		example: "ksplice apply fix.ksplice\nksplice apply --replace 3f9c2ab1 all-fixes.ksplice",
+		flags: func(fs *pflag.FlagSet) {
+			t.flags(fs)
+			replaced.flags(fs)
+			l.flags(fs)
+		},
 		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
@@ -154,15 +242,30 @@ It needs root and the ksplice kernel module (modprobe ksplice).`,
 			}
 			p := newProgress(e.err, e.json, patience)
 			opts.Stage = p.begin
+			if err := errors.Join(l.set(&opts), replaced.set(&opts), e.helper(&opts)); err != nil {
+				return err
+			}
 			r, err := apply.Apply(ctx, u, opts)
 			p.close()
 			if err != nil {
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				printMatch(w, r)
-				fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", counted(len(r.Functions), "function"), milliseconds(r.Result.Pause))
+				if len(r.Functions) > 0 {
+					printMatch(w, r)
+					fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", counted(len(r.Functions), "function"), milliseconds(r.Result.Pause))
+				}
+				if len(r.Replaced) > 0 {
+					fmt.Fprintf(w, "replaced\t%s, in the same stop\n", strings.Join(r.Replaced, ", "))
+				}
 				frozen(w, r.Result.Frozen)
+				for _, m := range r.Armed {
+					when := "once it is live"
+					if opts.When != engine.WhenLive {
+						when = fmt.Sprintf("before its init runs, which waits %v at most", opts.Wait)
+					}
+					fmt.Fprintf(w, "armed\tmodule %s is not loaded: its part goes in %s\n", m, when)
+				}
 				printNotes(w, r)
 			})
 		},
@@ -183,7 +286,7 @@ status show; its beginning is enough. An update on which another one stands cann
 				return err
 			}
 			opts := apply.Options{Log: e.log}
-			if err := t.set(&opts); err != nil {
+			if err := errors.Join(t.set(&opts), e.helper(&opts)); err != nil {
 				return err
 			}
 			p := newProgress(e.err, e.json, patience)
@@ -194,7 +297,12 @@ status show; its beginning is enough. An update on which another one stands cann
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, counted(r.Functions, "function"), milliseconds(r.Pause))
+				if r.Functions > 0 {
+					fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, counted(r.Functions, "function"), milliseconds(r.Pause))
+				}
+				for _, m := range r.Disarmed {
+					fmt.Fprintf(w, "disarmed\t%s: module %s\n", r.ID, m)
+				}
 				frozen(w, r.Frozen)
 				if r.StaysMapped {
 					fmt.Fprintf(w, "note\tits code stays in memory, unused: addresses of it may still be held somewhere\n")
@@ -208,7 +316,8 @@ func statusCommand() *command {
 	return &command{
 		name: "status", summary: "list the updates of this machine",
 		help: `One row an update: its ID, state, replaced functions, how long the machine stood still, since when, and what it is.
-Probes that a replacement cut off are named below it.`,
+Probes that a replacement cut off are named below it. A part that waits for its module, and one that came after its module, has
+a row of its own, ID:MODULE, with what it waits for or how long the module had been live without it.`,
 		example: "ksplice status --json",
 		run: func(_ context.Context, e *env, args []string) error {
 			if len(args) > 0 {
@@ -225,12 +334,19 @@ Probes that a replacement cut off are named below it.`,
 				}
 				fmt.Fprintln(w, "ID\tSTATE\tFUNCTIONS\tPAUSE\tSINCE\tDESCRIPTION")
 				for _, s := range states {
+					if s.Armed != nil {
+						fmt.Fprintf(w, "%s\t%s\t\t\t\t%s\n", s.ID, s.Stage, s.Armed.State)
+						continue
+					}
 					state := s.Stage
 					if s.StaysMapped {
 						state += " (stays mapped)"
 					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, state, functionNames(s.Functions), milliseconds(s.Pause),
 						s.Since.Format(time.DateTime), s.Description)
+					if s.Exposed > 0 {
+						fmt.Fprintf(w, "\texposed\tthe module had been live for %s\t\t\t\n", milliseconds(s.Exposed))
+					}
 					for _, p := range s.DeadProbes {
 						fmt.Fprintf(w, "\tdead probe\t%s\t\t\t\n", p)
 					}

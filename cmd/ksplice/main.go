@@ -32,6 +32,7 @@ type command struct {
 	example string
 	flags   func(*pflag.FlagSet)
 	run     func(ctx context.Context, e *env, args []string) error
+	hidden  bool // the kernel module calls it, nobody else
 }
 
 // env is what every subcommand works with.
@@ -47,7 +48,7 @@ type env struct {
 
 func commands() []*command {
 	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(),
-		inspectCommand(), diffCommand(), matchCommand(), pluginCommand()}
+		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
 }
 
 func main() {
@@ -91,6 +92,9 @@ Commands:
 `)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, c := range commands() {
+		if c.hidden {
+			continue
+		}
 		fmt.Fprintf(t, "    %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.summary)
 	}
 	t.Flush()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/bind"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
@@ -29,6 +30,14 @@ type Options struct {
 	Interval time.Duration
 	// Freeze has user processes that stand in the way frozen for the commit.
 	Freeze bool
+	// Replace are IDs of applied updates that go in the same stop: the new one was made for the kernel without them.
+	Replace []string
+	// When says when parts go in whose modules are not loaded; Wait is how long a module's init waits for it at most.
+	When engine.When
+	Wait time.Duration
+	// Helper is the program that the kernel module runs when such a module comes, Settings what it needs besides the update.
+	Helper   string
+	Settings armed.Settings
 	// Stage, where set, is told of every stage as it begins.
 	Stage func(name string)
 }
@@ -39,9 +48,6 @@ func (o *Options) stage(name, id string) {
 		o.Stage(name)
 	}
 }
-
-// ErrModuleNotLoaded says that a part's target is not there.
-var ErrModuleNotLoaded = errors.New("the module is not loaded; load it first")
 
 // rematches is how often matching starts again when run changed, legally, between match and commit (a tracer, a static key).
 const rematches = 3
@@ -54,6 +60,10 @@ type Report struct {
 	Result Commit      `json:"commit,omitzero"`
 	// Functions are the replaced functions, by part.
 	Functions []string `json:"functions"`
+	// Armed are the modules that are not loaded: their parts go in when they are.
+	Armed []string `json:"armed,omitempty"`
+	// Replaced are the updates that went in the same stop.
+	Replaced []string `json:"replaced,omitempty"`
 	// DeadProbes are probes inside replaced functions: they are not reached any more.
 	DeadProbes []string `json:"dead_probes,omitempty"`
 	// Stages is the wall time of each stage.
@@ -68,12 +78,18 @@ type Stage struct {
 
 // session is one run of a pipeline.
 type session struct {
-	opts   Options
-	u      *update.Update
-	dir    string
-	report Report
-	start  time.Time
-	stuck  bool // parts of a failed attempt could not be unloaded
+	opts Options
+	u    *update.Update
+	// m is the update's manifest with those parts only that are applied now, and the units that can be matched.
+	m   *update.Manifest
+	id  string // of the transaction
+	dir string
+	// through are updates whose redirects are looked through, coming a module whose init waits for us.
+	through []string
+	coming  string
+	report  Report
+	start   time.Time
+	stuck   bool // parts of a failed attempt could not be unloaded
 }
 
 func newSession(u *update.Update, opts Options) (*session, error) {
@@ -81,8 +97,8 @@ func newSession(u *update.Update, opts Options) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a directory to work in: %w", err)
 	}
-	s := &session{opts: opts, u: u, dir: dir, start: time.Now()}
-	s.report.ID = u.Manifest.ID
+	s := &session{opts: opts, u: u, m: &u.Manifest, id: u.Manifest.ID, dir: dir, through: opts.Replace, start: time.Now()}
+	s.report.ID, s.report.Replaced = u.Manifest.ID, opts.Replace
 	return s, nil
 }
 
@@ -117,10 +133,14 @@ func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	if err := notApplied(u.Manifest.ID); err != nil {
 		return nil, err
 	}
-	k, err := kernel.Live(kernel.LiveOptions{Memory: memory})
+	if err := replaceable(u, opts.Replace); err != nil {
+		return nil, err
+	}
+	k, err := s.live(memory)
 	if err != nil {
 		return nil, err
 	}
+	s.choose(k)
 	in, err := s.match(ctx, k)
 	if err != nil {
 		return nil, err
@@ -139,25 +159,47 @@ func notApplied(id string) error {
 		return err
 	}
 	for _, a := range updates {
-		if a.ID == id && a.Stage == "applied" {
+		if engine.UpdateID(a.ID) == id && a.Stage == "applied" {
 			return fmt.Errorf("update %s: %w", id, engine.ErrApplied)
 		}
+	}
+	waiting, err := engine.ReadArmed()
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(waiting, func(a engine.Armed) bool { return a.ID == id }) {
+		return fmt.Errorf("update %s: %w, and waits for modules", id, engine.ErrApplied)
 	}
 	return nil
 }
 
-// match identifies the kernel, and matches all units.
-func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, error) {
-	if err := identify(&s.u.Manifest, k); err != nil {
-		return nil, err
+// live opens the running kernel.
+func (s *session) live(m kernel.Memory) (*kernel.Kernel, error) {
+	return kernel.Live(kernel.LiveOptions{Memory: m, Through: s.through, Coming: s.coming})
+}
+
+// choose leaves out parts and units of modules that are not loaded.
+func (s *session) choose(k *kernel.Kernel) {
+	loaded := func(module string) bool {
+		_, ok := k.Modules[module]
+		return ok || module == "vmlinux" || module == ""
 	}
+	s.m = choose(&s.u.Manifest, loaded, func(p *update.Part) bool { return loaded(p.Target) })
+	s.report.Armed = nil
 	for _, p := range s.u.Manifest.Parts {
-		if _, ok := k.Modules[p.Target]; p.Target != "vmlinux" && !ok {
-			return nil, fmt.Errorf("part %s: module %s: %w", p.Name, p.Target, ErrModuleNotLoaded)
+		if !loaded(p.Target) {
+			s.report.Armed = append(s.report.Armed, p.Target)
 		}
 	}
+}
+
+// match identifies the kernel, and matches all units.
+func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, error) {
+	if err := identify(s.m, k); err != nil {
+		return nil, err
+	}
 	s.stage("describe")
-	units, err := units(ctx, s.u, s.opts.Arch, s.dir)
+	units, err := units(ctx, s.m, s.u.Files, s.opts.Arch, s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +212,7 @@ func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, err
 	if err := sol.Err(); err != nil {
 		return nil, err
 	}
-	return &bind.Input{Kernel: k, Manifest: &s.u.Manifest, Units: units, Solution: sol}, nil
+	return &bind.Input{Kernel: k, Manifest: s.m, Units: units, Solution: sol}, nil
 }
 
 // bind binds all parts, and fills in what the report says of them.
@@ -181,8 +223,8 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 	}
 	s.report.Functions, s.report.DeadProbes, s.report.Notes = nil, nil, nil
 	var out []*bind.Binding
-	for i := range s.u.Manifest.Parts {
-		p := &s.u.Manifest.Parts[i]
+	for i := range s.m.Parts {
+		p := &s.m.Parts[i]
 		b, err := bind.Part(in, p)
 		if err != nil {
 			return nil, err
@@ -216,6 +258,9 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	if err := notApplied(u.Manifest.ID); err != nil {
 		return nil, err
 	}
+	if err := replaceable(u, opts.Replace); err != nil {
+		return nil, err
+	}
 	s, err := newSession(u, opts)
 	if err != nil {
 		return nil, err
@@ -225,18 +270,48 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	if err := clearUp(ctx, opts.Log, u.Manifest.ID); err != nil {
 		return nil, err
 	}
+	d, err := engine.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	k, err := s.live(d)
+	if err != nil {
+		return nil, err
+	}
+	s.choose(k)
+	if err := s.arm(d); err != nil {
+		return nil, err
+	}
+	switch {
+	case len(s.m.Parts) > 0:
+		err = s.try(ctx)
+	case len(opts.Replace) > 0:
+		err = fmt.Errorf("none of the modules that the update is for is loaded, so that it cannot take the place of %s: undo that first", strings.Join(opts.Replace, ", "))
+	default:
+		err = identify(s.m, k)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.disarm(d))
+	}
+	s.arrivals(ctx, d)
+	s.stage("")
+	return &s.report, nil
+}
+
+// try runs transactions until one commits, or is refused for another reason than that the running code changed.
+func (s *session) try(ctx context.Context) error {
 	for try := 1; ; try++ {
 		err := s.attempt(ctx)
 		if err == nil {
-			s.stage("")
-			return &s.report, nil
+			return nil
 		}
 		var refused *CommitError
 		changed := errors.As(err, &refused) && (refused.Cause == engine.CauseChanged || refused.Cause == engine.CauseWindow)
 		if !changed || s.stuck || try > rematches {
-			return nil, err
+			return err
 		}
-		opts.Log.Info("the running code changed between match and commit; matching again", "why", err)
+		s.opts.Log.Info("the running code changed between match and commit; matching again", "why", err)
 	}
 }
 
@@ -264,15 +339,24 @@ func clearUp(ctx context.Context, log hclog.Logger, id string) error {
 
 // attempt runs one transaction.
 func (s *session) attempt(ctx context.Context) (err error) {
-	m := &s.u.Manifest
+	m := s.m
 	s.stage("begin")
 	d, err := engine.Open()
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	if err := d.Begin(m.ID, engine.OpApply, len(m.Parts)); err != nil {
+	if err := d.Begin(s.id, engine.OpApply, len(m.Parts)); err != nil {
 		return err
+	}
+	going, err := members(s.opts.Replace)
+	if err != nil {
+		return err
+	}
+	for _, a := range going {
+		if err := d.Also(a.ID); err != nil {
+			return err
+		}
 	}
 	s.stage("pin")
 	for _, p := range m.Parts {
@@ -284,7 +368,7 @@ func (s *session) attempt(ctx context.Context) (err error) {
 		}
 	}
 	s.stage("read")
-	k, err := kernel.Live(kernel.LiveOptions{Memory: d})
+	k, err := s.live(d)
 	if err != nil {
 		return err
 	}
@@ -303,7 +387,7 @@ func (s *session) attempt(ctx context.Context) (err error) {
 		return err
 	}
 	if len(held) > 0 {
-		now, err := kernel.Live(kernel.LiveOptions{Memory: d})
+		now, err := s.live(d)
 		if err != nil {
 			return err
 		}
@@ -342,10 +426,15 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	if err := d.Expect(windows); err != nil {
 		return err
 	}
-	if s.report.Result, err = s.opts.commit(ctx, d, m.ID, engine.OpApply); err != nil {
+	if s.report.Result, err = s.opts.commit(ctx, d, s.id, engine.OpApply); err != nil {
 		return err
 	}
 	loaded = nil // they are the kernel's now
+	if len(s.opts.Replace) > 0 {
+		s.stage("unload")
+		d.Close() // lets the replaced ones go
+		s.bury(ctx, going)
+	}
 	s.stage("verify")
-	return verify(m)
+	return verify(m, s.id)
 }

@@ -205,7 +205,7 @@ func outcome(r *engine.Result) error {
 }
 
 // verify reads back what the commit wrote: each jump must lead to its replacement.
-func verify(m *update.Manifest) error {
+func verify(m *update.Manifest, id string) error {
 	d, err := engine.Open()
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
@@ -215,9 +215,9 @@ func verify(m *update.Manifest) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(updates, func(a engine.Applied) bool { return a.ID == m.ID && a.Stage == "applied" })
+	i := slices.IndexFunc(updates, func(a engine.Applied) bool { return a.ID == id && a.Stage == "applied" })
 	if i < 0 {
-		return fmt.Errorf("verify: the kernel module does not list %s as applied", m.ID)
+		return fmt.Errorf("verify: the kernel module does not list %s as applied", id)
 	}
 	tracing, err := kernel.LiveTracing("")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/kernel"
@@ -44,17 +45,49 @@ func identify(m *update.Manifest, k *kernel.Kernel) error {
 	return nil
 }
 
-// units unpacks the update's pre objects into dir and describes them.
-func units(ctx context.Context, u *update.Update, a arch.Arch, dir string) ([]*match.Unit, error) {
+// choose returns a manifest with the parts to take, and the units that a kernel with certain modules has. What a slot wants of a unit
+// that is not there goes by its name, as what only new code names does.
+func choose(m *update.Manifest, loaded func(module string) bool, take func(*update.Part) bool) *update.Manifest {
+	out := *m
+	out.Units, out.Parts = nil, nil
+	number := make([]int, len(m.Units))
+	for i, u := range m.Units {
+		number[i] = -1
+		if loaded(u.Module) {
+			number[i] = len(out.Units)
+			out.Units = append(out.Units, u)
+		}
+	}
+	for i := range m.Parts {
+		if !take(&m.Parts[i]) {
+			continue
+		}
+		p := m.Parts[i]
+		p.Functions, p.Slots = slices.Clone(p.Functions), slices.Clone(p.Slots)
+		for j := range p.Functions {
+			p.Functions[j].Unit = number[p.Functions[j].Unit]
+		}
+		for j := range p.Slots {
+			if s := &p.Slots[j]; s.Unit >= 0 {
+				s.Unit = number[s.Unit]
+			}
+		}
+		out.Parts = append(out.Parts, p)
+	}
+	return &out
+}
+
+// units unpacks pre objects into dir and describes them.
+func units(ctx context.Context, m *update.Manifest, files map[string][]byte, a arch.Arch, dir string) ([]*match.Unit, error) {
 	var out []*match.Unit
-	for i, mu := range u.Manifest.Units {
-		b := u.Files[mu.Pre]
+	for i, mu := range m.Units {
+		b := files[mu.Pre]
 		path := filepath.Join(dir, fmt.Sprintf("%04d-%s", i, strings.ReplaceAll(mu.Object, "/", "_")))
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			return nil, fmt.Errorf("unpack pre object: %w", err)
 		}
 		out = append(out, &match.Unit{Name: mu.Object, Module: mu.Module, Object: plugin.File{Path: path, SHA256: mu.SHA256},
-			Target: arch.Target{Machine: u.Manifest.Kernel.Machine, Facts: u.Manifest.Facts, Config: u.Manifest.Config, Module: mu.Module != ""}})
+			Target: arch.Target{Machine: m.Kernel.Machine, Facts: m.Facts, Config: m.Config, Module: mu.Module != ""}})
 	}
 	return out, Describe(ctx, a, out)
 }

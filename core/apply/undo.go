@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kernel"
@@ -37,41 +38,61 @@ type UndoReport struct {
 	Frozen      []freeze.Process `json:"frozen,omitempty"`
 	Functions   int              `json:"functions"`
 	StaysMapped bool             `json:"stays_mapped"`
-	Stages      []Stage          `json:"stages"`
+	// Disarmed are modules for which the update waited no longer.
+	Disarmed []string `json:"disarmed,omitempty"`
+	Stages   []Stage  `json:"stages"`
 }
 
-// Find returns the applied update whose ID begins with prefix.
-func Find(prefix string) (*engine.Applied, error) {
+// Find returns the ID of the update that begins with prefix, and is applied or armed.
+func Find(prefix string) (string, error) {
 	updates, err := engine.Updates()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	var found *engine.Applied
+	waiting, err := engine.ReadArmed()
+	if err != nil {
+		return "", err
+	}
 	var have []string
-	for i, a := range updates {
-		if a.Stage != "applied" {
-			continue
-		}
-		have = append(have, a.ID)
-		if prefix != "" && strings.HasPrefix(a.ID, prefix) {
-			if found != nil {
-				return nil, fmt.Errorf("%s: several applied updates begin so: %s and %s", prefix, found.ID, a.ID)
-			}
-			found = &updates[i]
+	note := func(id string) {
+		if !slices.Contains(have, id) {
+			have = append(have, id)
 		}
 	}
-	if found == nil {
-		list := "none is"
-		if len(have) > 0 {
-			list = "applied are " + strings.Join(have, ", ")
+	for _, a := range updates {
+		if a.Stage == "applied" {
+			note(engine.UpdateID(a.ID))
 		}
-		return nil, fmt.Errorf("%s: %w; %s", prefix, engine.ErrNotApplied, list)
 	}
-	return found, nil
+	for _, a := range waiting {
+		note(a.ID)
+	}
+	return pick(engine.UpdateID(prefix), have)
 }
 
-// Undo reverses the update with the given ID (or the beginning of one) and removes its parts, unless addresses of its
-// code escaped, in which case they stay mapped.
+// pick chooses the one of the IDs that begins with prefix.
+func pick(prefix string, have []string) (string, error) {
+	var found []string
+	for _, id := range have {
+		if prefix != "" && strings.HasPrefix(id, prefix) {
+			found = append(found, id)
+		}
+	}
+	switch {
+	case len(found) > 1:
+		return "", fmt.Errorf("%s: several applied updates begin so: %s", prefix, strings.Join(found, " and "))
+	case len(found) == 1:
+		return found[0], nil
+	}
+	list := "none is"
+	if len(have) > 0 {
+		list = "applied are " + strings.Join(have, ", ")
+	}
+	return "", fmt.Errorf("%s: %w; %s", prefix, engine.ErrNotApplied, list)
+}
+
+// Undo reverses the update with the given ID (or the beginning of one), with the parts that came after it, in one stop, and removes its
+// parts, unless addresses of its code escaped, in which case they stay mapped. It waits for modules no longer.
 func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error) {
 	unlock, err := engine.Lock()
 	if err != nil {
@@ -83,18 +104,9 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 	if err := clearUp(ctx, opts.Log, ""); err != nil {
 		return nil, err
 	}
-	a, err := Find(prefix)
+	id, err := Find(prefix)
 	if err != nil {
 		return nil, err
-	}
-	tracing, err := kernel.LiveTracing("")
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range a.Functions {
-		if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, jumpLength); ok && c.Kind == "jump" {
-			return nil, &CommitError{Cause: engine.CauseProbed, Where: c.Name + ": " + probed(p-c.Code)}
-		}
 	}
 	stage("begin")
 	d, err := engine.Open()
@@ -102,34 +114,101 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 		return nil, err
 	}
 	defer d.Close()
-	if err := d.Begin(a.ID, engine.OpUndo, 0); err != nil {
-		return nil, err
-	}
-	stage("commit")
-	result, err := opts.commit(ctx, d, a.ID, engine.OpUndo)
+	report := &UndoReport{ID: id}
+	waiting, err := engine.ReadArmed()
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return nil, fmt.Errorf("close the transaction: %w", err)
+	waiting = slices.DeleteFunc(waiting, func(a engine.Armed) bool { return a.ID != id })
+	for _, a := range waiting {
+		report.Disarmed = append(report.Disarmed, a.Module)
 	}
-	report := &UndoReport{ID: a.ID, Pause: result.Pause, Attempts: result.Attempts, Frozen: result.Frozen, Functions: len(a.Functions), StaysMapped: a.StaysMapped}
-	if a.StaysMapped {
-		return report, nil
+	// First, so that no module comes in between.
+	if len(waiting) > 0 {
+		if err := d.Disarm(id); err != nil {
+			return nil, err
+		}
+	}
+	going, err := members([]string{id})
+	if err == nil && len(going) > 0 {
+		err = undo(ctx, d, going, report, opts)
+	}
+	if err != nil {
+		return nil, errors.Join(err, rearm(d, waiting, opts.Helper))
+	}
+	if err := armed.Default().Remove(id); err != nil {
+		return nil, err
 	}
 	stage("unload")
-	for _, name := range slices.Backward(a.Parts) {
-		if err := engine.Unload(context.WithoutCancel(ctx), name); err != nil {
-			return nil, err
+	for _, a := range going {
+		report.StaysMapped = report.StaysMapped || a.StaysMapped
+		if a.StaysMapped {
+			continue
+		}
+		for _, name := range slices.Backward(a.Parts) {
+			if err := engine.Unload(context.WithoutCancel(ctx), name); err != nil {
+				return nil, err
+			}
 		}
 	}
 	stage("done")
 	return report, nil
 }
 
-// State is one update with what user space adds to what the kernel module knows.
+// rearm takes back a disarming. A module that came in between goes without its part until it comes again.
+func rearm(d *engine.Device, list []engine.Armed, helper string) error {
+	var errs []error
+	for i := range list {
+		errs = append(errs, d.Arm(&list[i], helper))
+	}
+	return errors.Join(errs...)
+}
+
+// undo undoes transactions in one stop.
+func undo(ctx context.Context, d *engine.Device, going []engine.Applied, report *UndoReport, opts Options) error {
+	tracing, err := kernel.LiveTracing("")
+	if err != nil {
+		return err
+	}
+	for _, a := range going {
+		report.Functions += len(a.Functions)
+		for _, c := range a.Functions {
+			if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, jumpLength); ok && c.Kind == "jump" {
+				return &CommitError{Cause: engine.CauseProbed, Where: c.Name + ": " + probed(p-c.Code)}
+			}
+		}
+	}
+	t, err := engine.Open()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if err := t.Begin(going[0].ID, engine.OpUndo, 0); err != nil {
+		return err
+	}
+	for _, a := range going[1:] {
+		if err := t.Also(a.ID); err != nil {
+			return err
+		}
+	}
+	opts.stage("commit", report.ID)
+	result, err := opts.commit(ctx, t, going[0].ID, engine.OpUndo)
+	if err != nil {
+		return err
+	}
+	if err := t.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("close the transaction: %w", err)
+	}
+	report.Pause, report.Attempts, report.Frozen = result.Pause, result.Attempts, result.Frozen
+	return nil
+}
+
+// State is one update with what user space adds to what the kernel module knows. A part that waits for its module, stage "armed",
+// and one that came after it are states of their own: ID:MODULE.
 type State struct {
 	engine.Applied
+	// Armed is what a part waits for, or what came of it.
+	Armed *engine.Armed `json:"armed,omitempty"`
 	// DeadProbes are probes inside replaced functions: they are not reached any more.
 	DeadProbes []string `json:"dead_probes,omitempty"`
 }
@@ -153,6 +232,17 @@ func Status() ([]State, error) {
 			}
 		}
 		out = append(out, s)
+	}
+	waiting, err := engine.ReadArmed()
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range waiting {
+		late := engine.LateID(a.ID, a.Module)
+		if slices.ContainsFunc(updates, func(u engine.Applied) bool { return u.ID == late && u.Stage == "applied" }) {
+			continue
+		}
+		out = append(out, State{Applied: engine.Applied{ID: late, Stage: "armed"}, Armed: &waiting[i]})
 	}
 	return out, nil
 }

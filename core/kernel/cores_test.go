@@ -29,7 +29,7 @@ func testCore(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	modules, err := parseModules(string(text))
+	modules, err := parseModules(string(text), "")
 	if err != nil {
 		t.Fatal(err)
 	}

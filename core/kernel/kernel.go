@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/ksplice/ksplice/core/engine"
 )
@@ -66,7 +67,8 @@ type Kernel struct {
 
 	order     binary.ByteOrder
 	live      bool
-	root      string // of the live kernel's proc and sys; "" but in tests
+	root      string   // of the live kernel's proc and sys; "" but in tests
+	through   []string // IDs of updates whose redirects are as if they were not
 	closers   []io.Closer
 	mapped    []Range       // the kernel proper's own memory
 	layout    *moduleLayout // in a core
@@ -141,7 +143,7 @@ func (k *Kernel) Redirects() ([]Redirect, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the redirects of applied updates: %w", err)
 	}
-	return redirects(updates), nil
+	return redirects(slices.DeleteFunc(updates, func(a engine.Applied) bool { return slices.Contains(k.through, engine.UpdateID(a.ID)) })), nil
 }
 
 // redirects follows updates that stand on one another: the newest one's replacement is the code that runs.
@@ -153,7 +155,7 @@ func redirects(updates []engine.Applied) []Redirect {
 			continue
 		}
 		for _, c := range u.Functions {
-			r := Redirect{Code: c.Address, Replacement: c.Replacement, ID: u.ID, Part: c.Part, Name: c.Name}
+			r := Redirect{Code: c.Address, Replacement: c.Replacement, ID: engine.UpdateID(u.ID), Part: c.Part, Name: c.Name}
 			if i, ok := at[c.Address]; ok {
 				out[i] = r
 				continue

@@ -10,19 +10,25 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ksplice/ksplice/core/engine"
 )
 
 // LiveOptions say how to see the running kernel.
 type LiveOptions struct {
 	// Memory is the kernel's memory; nil: /proc/kcore.
 	Memory Memory
+	// Through are IDs of applied updates that are looked through: the kernel is shown as if they had redirected nothing.
+	Through []string
+	// Coming is a module that counts although it is not live yet: its init waits for us.
+	Coming string
 }
 
 // Live opens the running kernel. The symbols and modules are those of this moment.
 func Live(options LiveOptions) (*Kernel, error) { return liveAt("", options) }
 
 func liveAt(root string, options LiveOptions) (*Kernel, error) {
-	k := &Kernel{Booted: true, live: true, root: root, Memory: options.Memory, order: binary.NativeEndian}
+	k := &Kernel{Booted: true, live: true, root: root, Memory: options.Memory, order: binary.NativeEndian, through: options.Through}
 	read := func(name string) (string, error) {
 		b, err := os.ReadFile(k.path(name))
 		if err != nil {
@@ -42,7 +48,7 @@ func liveAt(root string, options LiveOptions) (*Kernel, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if k.Modules, err = parseModules(text); err != nil {
+	if k.Modules, err = parseModules(text, options.Coming); err != nil {
 		return nil, err
 	}
 	if k.Identity.Release, err = read("/proc/sys/kernel/osrelease"); err != nil {
@@ -67,6 +73,15 @@ func liveAt(root string, options LiveOptions) (*Kernel, error) {
 	}
 	k.findRanges()
 	k.setRanges()
+	if len(k.through) > 0 {
+		updates, err := engine.Updates()
+		if err != nil {
+			return nil, fmt.Errorf("look through applied updates: %w", err)
+		}
+		if k.Memory, err = lookThrough(k.Memory, updates, k.through); err != nil {
+			return nil, err
+		}
+	}
 	return k, nil
 }
 

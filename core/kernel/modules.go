@@ -8,9 +8,9 @@ import (
 )
 
 // parseModules reads the text of /proc/modules: "NAME SIZE REFS USERS STATE ADDRESS [TAINTS]" (kernel/module/procfs.c:
-// m_show). A module on its way in or out is left out. Since Linux 6.4 the address is that of the module's text, and 0 where
+// m_show). A module on its way in or out is left out, but for the one named coming. Since Linux 6.4 the address is that of the module's text, and 0 where
 // it has none (nls_ucs2_utils holds tables only); where all are 0 the kernel hides them.
-func parseModules(text string) (map[string]Module, error) {
+func parseModules(text, coming string) (map[string]Module, error) {
 	out := map[string]Module{}
 	hidden := true
 	for line := range strings.Lines(text) {
@@ -27,7 +27,7 @@ func parseModules(text string) (map[string]Module, error) {
 		if m.Base, err = strconv.ParseUint(address, 16, 64); err != nil || !found {
 			return nil, fmt.Errorf("parse modules: address of %s: %q: %w", m.Name, f[5], ErrFormat)
 		}
-		if f[4] != "Live" {
+		if f[4] != "Live" && (f[4] != "Loading" || m.Name != coming) {
 			continue
 		}
 		if m.Base != 0 {

@@ -126,7 +126,7 @@ const modulesText = "mod_a 16384 1 mod_b, Live 0xffffffffc0100000\n" +
 	"coming 4096 1 - Loading 0xffffffffc0300000\n"
 
 func TestParseModules(t *testing.T) {
-	got, err := parseModules(modulesText)
+	got, err := parseModules(modulesText, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestParseModules(t *testing.T) {
 		{"m 16384 0 - Live\n", ErrFormat},
 		{"m 16384 0 - Live ffffffffc0100000\n", ErrFormat},
 	} {
-		if _, err := parseModules(c.text); !errors.Is(err, c.want) {
+		if _, err := parseModules(c.text, ""); !errors.Is(err, c.want) {
 			t.Errorf("parseModules(%q): %v, want %v", c.text, err, c.want)
 		}
 	}
@@ -155,7 +155,7 @@ func TestParseModules(t *testing.T) {
 func FuzzParseModules(f *testing.F) {
 	f.Add(modulesText)
 	f.Fuzz(func(t *testing.T, text string) {
-		list, err := parseModules(text)
+		list, err := parseModules(text, "")
 		for name, m := range list {
 			if err == nil && (m.Name != name || (m.Base == 0) != (m.Ranges == nil)) {
 				t.Errorf("%q: %+v", name, m)

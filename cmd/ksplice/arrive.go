@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/armed"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/pluginhost"
+)
+
+// arriveCommand is what the kernel module runs when a module comes that an update waits for (kmod/arrive.c). It is set up as apply was, and
+// reports to the kernel module, as nobody reads what it prints.
+func arriveCommand() *command {
+	return &command{
+		name: "arrive", args: "ID MODULE", summary: "apply an armed update's part to a module that has come", hidden: true,
+		help: `The kernel module runs this when a module is loaded that an applied update waits for. ksplice status shows how it went.`,
+		run: func(ctx context.Context, e *env, args []string) error {
+			if len(args) != 2 {
+				return usagef("arrive wants an update ID and a module")
+			}
+			id, module := args[0], args[1]
+			settings, err := armed.Default().ReadSettings(id)
+			if err != nil {
+				return e.cannotArrive(id, module, err)
+			}
+			// Early in a boot there may be no other place to write to.
+			if err := os.Setenv("TMPDIR", armed.Default().Dir(id)); err != nil {
+				return e.cannotArrive(id, module, err)
+			}
+			host := pluginhost.New(pluginhost.Config{Dirs: settings.Dirs, Pins: settings.Pins, PluginConfig: settings.PluginConfig, Logger: e.log})
+			defer host.Close()
+			u, err := armed.Default().ReadUpdate(id)
+			if err != nil {
+				return e.cannotArrive(id, module, err)
+			}
+			a, _, err := host.Arch(ctx, u.Manifest.Kernel.Machine)
+			if err != nil {
+				return e.cannotArrive(id, module, err)
+			}
+			r, err := apply.Arrive(ctx, id, module, apply.Options{Arch: a, Log: e.log, Attempts: settings.Attempts, Interval: settings.Interval, Freeze: settings.Freeze})
+			if err != nil {
+				return err
+			}
+			return e.result(r, func(w io.Writer) {
+				fmt.Fprintf(w, "applied\t%s to module %s\n", counted(len(r.Functions), "function"), module)
+			})
+		},
+	}
+}
+
+// cannotArrive tells the kernel module why nothing came of it, and returns the cause.
+func (e *env) cannotArrive(id, module string, cause error) error {
+	d, err := engine.Open()
+	if err != nil {
+		return cause
+	}
+	defer d.Close()
+	if err := d.Arrived(id, module, cause); err != nil {
+		e.log.Error("the kernel module does not take the report", "error", err)
+	}
+	return cause
+}

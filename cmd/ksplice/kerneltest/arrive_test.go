@@ -1,0 +1,305 @@
+package kerneltest
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ksplice/ksplice/core/vmtest"
+	"github.com/ksplice/ksplice/examples"
+)
+
+// diskPatch changes a function that null_blk's init runs, as any disk made later does.
+const diskPatch = `--- a/drivers/block/null_blk/main.c
++++ b/drivers/block/null_blk/main.c
+@@ -2017,5 +2017,5 @@
+ 	list_add_tail(&nullb->list, &nullb_list);
+ 
+-	pr_info("disk %s created\n", nullb->disk_name);
++	pr_info("disk %s was created\n", nullb->disk_name);
+ 
+ 	return 0;
+`
+
+// zonePatch changes a function with a tracepoint: its part names keys that lie in null_blk.
+const zonePatch = `--- a/drivers/block/null_blk/zoned.c
++++ b/drivers/block/null_blk/zoned.c
+@@ -209,5 +209,5 @@
+ 
+ 	first_zone = null_zone_no(dev, sector);
+-	if (first_zone >= dev->nr_zones)
++	if (nr_zones == UINT_MAX || first_zone >= dev->nr_zones)
+ 		return 0;
+ 
+`
+
+const (
+	oldDisk = "disk nullb0 created"
+	newDisk = "disk nullb0 was created"
+)
+
+// arriving is a guest in which modules come.
+type arriving struct {
+	*lab
+	id   string
+	file string
+}
+
+// TestArrive arms updates for modules that are not loaded, and loads those.
+func TestArrive(t *testing.T) {
+	eachSeries(t, func(t *testing.T, series string) {
+		l := prepare(t, series)
+		vlan, err := examples.Get("vlan-reserved-id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := l.example(t, vlan)
+		disk := l.create(t, "disk", []byte(diskPatch))
+		zone := l.create(t, "zone", []byte(zonePatch))
+		files := map[string]string{}
+		for _, name := range []string{"null_blk", "watcher"} {
+			if files["/lib/"+name+".ko"], err = vmtest.BuildModule(t.Context(), l.kernel, "cmd/ksplice/kerneltest/testdata/"+name, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.boot(t, vmtest.Options{Files: files})
+		l.MustRun(t, "modprobe", "configfs")
+		if series != "6.1" {
+			l.MustRun(t, "modprobe", "nls_ucs2_utils") // a module without text
+		}
+		same := l.saveText(t)
+		a := &arriving{l, l.id(t, disk), disk}
+		t.Run("live", func(t *testing.T) { l.arriveLive(t, &vlan, both) })
+		t.Run("disarmed", a.disarmed)
+		t.Run("other", a.other)
+		t.Run("before-init", a.beforeInit)
+		t.Run("failing-init", a.failingInit)
+		t.Run("keys", func(t *testing.T) { (&arriving{l, l.id(t, zone), zone}).keys(t) })
+		t.Run("slow", a.slow)
+		t.Run("alone", a.alone)
+		same()
+	})
+}
+
+// state returns what status says of a transaction: its stage, and what an armed one waits for.
+func (l *lab) state(t testing.TB, id string) (stage, text string, exposed time.Duration) {
+	t.Helper()
+	var states []struct {
+		ID      string        `json:"id"`
+		Stage   string        `json:"stage"`
+		Exposed time.Duration `json:"exposed_ns"`
+		Armed   struct{ State string }
+	}
+	if err := json.Unmarshal([]byte(l.must(t, exitOK, "", "status", "--json")), &states); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range states {
+		if s.ID == id {
+			stage, text, exposed = s.Stage, s.Armed.State, s.Exposed
+		}
+	}
+	return stage, text, exposed
+}
+
+// arriveLive applies an update to vmlinux, and its part for 8021q when that comes.
+func (l *lab) arriveLive(t *testing.T, e *examples.Example, file string) {
+	id := l.id(t, file)
+	l.must(t, exitOK, "not loaded", "check", file)
+	l.must(t, exitOK, "armed", "apply", "--attempts", "100", file)
+	if stage, _, _ := l.state(t, id); stage != "applied" {
+		t.Fatalf("the part for vmlinux is %q", stage)
+	}
+	if stage, text, _ := l.state(t, id+":8021q"); stage != "armed" || !strings.Contains(text, "waits") {
+		t.Fatalf("the part for 8021q is %q (%s)", stage, text)
+	}
+	l.must(t, exitRefused, "applied already", "apply", file)
+	l.setUp(t, e)
+	var exposed time.Duration
+	poll(t, "8021q to get its part", func() bool {
+		var stage string
+		stage, _, exposed = l.state(t, id+":8021q")
+		return stage == "applied"
+	})
+	t.Logf("8021q had been live for %v", exposed)
+	if exposed <= 0 {
+		t.Error("a module that was live got its part, and nobody says how long it had been")
+	}
+	for i := range e.Show {
+		l.sees(t, &e.Show[i], "new")
+	}
+	if r, err := l.Run(t.Context(), "rmmod", "8021q"); err != nil || r.Exit == 0 {
+		t.Errorf("8021q could be unloaded under its part (%v)", err)
+	}
+	// All of it goes in one stop, whichever of the two is named.
+	out := l.must(t, exitOK, "undone", "undo", "--attempts", "100", id+":8021q")
+	if !strings.Contains(out, "disarmed") {
+		t.Errorf("undo does not say that nothing waits for 8021q any more:\n%s", out)
+	}
+	for i := range e.Show {
+		l.sees(t, &e.Show[i], "old")
+	}
+	l.clean(t)
+}
+
+// says wants words in what the kernel logs while a module is loaded.
+func (l *lab) says(t testing.TB, want, not string, args ...string) {
+	t.Helper()
+	l.MustRun(t, "dmesg", "-C")
+	l.MustRun(t, append([]string{"modprobe"}, args...)...)
+	log := l.MustRun(t, "dmesg")
+	if !strings.Contains(log, want) || strings.Contains(log, not) {
+		t.Fatalf("modprobe %s: the log wants %q, and not %q:\n%s", strings.Join(args, " "), want, not, log)
+	}
+}
+
+// disarmed undoes an update whose module has not come: when it comes, nothing happens.
+func (a *arriving) disarmed(t *testing.T) {
+	a.must(t, exitOK, "armed", "apply", a.file)
+	if r, err := a.Run(t.Context(), "rmmod", "ksplice"); err != nil || r.Exit == 0 {
+		t.Errorf("ksplice could be unloaded while an update waits (%v)", err)
+	}
+	a.must(t, exitOK, "disarmed", "undo", a.id)
+	a.must(t, exitRefused, "not applied", "undo", a.id)
+	a.says(t, oldDisk, newDisk, "null_blk", "nr_devices=1")
+	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
+
+// other loads another module of the name: it is refused, and lives on as it is. So it is when the init waits.
+func (a *arriving) other(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--before-init"}, {"--before-init=refuse"}} {
+		a.must(t, exitOK, "armed", append([]string{"apply", a.file}, flags...)...)
+		r, err := a.Run(t.Context(), "insmod", "/lib/null_blk.ko")
+		if err != nil || (r.Exit != 0) != (len(flags) == 1 && strings.HasSuffix(flags[0], "refuse")) {
+			t.Errorf("insmod with %q: %v, %+v", flags, err, r)
+		}
+		var text string
+		if r.Exit == 0 {
+			poll(t, "the other module to be refused", func() bool {
+				_, text, _ = a.state(t, a.id+":null_blk")
+				return !strings.Contains(text, "waits")
+			})
+			if !strings.Contains(text, "null_add_dev") {
+				t.Errorf("the refusal does not name the function: %s", text)
+			}
+			a.MustRun(t, "rmmod", "null_blk")
+		}
+		a.must(t, exitOK, "disarmed", "undo", a.id)
+	}
+	a.clean(t)
+}
+
+// beforeInit has the part in before the module's init: what init does shows it. Somebody who registers a notifier meanwhile is in nobody's way.
+func (a *arriving) beforeInit(t *testing.T) {
+	a.must(t, exitOK, "armed", "apply", "--before-init", a.file)
+	watcher := a.MustStart(t, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do insmod /lib/watcher.ko; rmmod watcher; sleep 0.1; done")
+	a.says(t, newDisk, oldDisk, "null_blk", "nr_devices=1")
+	if stage, _, exposed := a.state(t, a.id+":null_blk"); stage != "applied" || exposed != 0 {
+		t.Errorf("the part is %q, the module had been live for %v", stage, exposed)
+	}
+	if r, err := watcher.Wait(t.Context()); err != nil || r.Exit != 0 {
+		t.Errorf("the watcher: %v %+v", err, r)
+	}
+	a.undo(t, a.id)
+	a.MustRun(t, "rmmod", "null_blk")
+	a.says(t, oldDisk, newDisk, "null_blk", "nr_devices=1")
+	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
+
+// fails wants a module's init to fail.
+func (a *arriving) fails(t *testing.T) {
+	t.Helper()
+	if r, err := a.Run(t.Context(), "modprobe", "null_blk", "queue_mode=1"); err != nil || r.Exit == 0 {
+		t.Fatalf("null_blk's init did not fail (%v)", err)
+	}
+}
+
+// failingInit has init fail behind the part, which takes the module away under it. The part goes, and comes again.
+func (a *arriving) failingInit(t *testing.T) {
+	a.must(t, exitOK, "armed", "apply", "--before-init", a.file)
+	for range 3 {
+		a.fails(t)
+		if stage, _, _ := a.state(t, a.id+":null_blk"); stage == "applied" {
+			t.Errorf("the part is said to be applied to a module that is not there")
+		}
+	}
+	a.says(t, newDisk, oldDisk, "null_blk", "nr_devices=1")
+	a.undo(t, a.id)
+	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
+
+// keys has init fail behind a part that names keys of the module: it has to stay for good, and what comes after is told so.
+func (a *arriving) keys(t *testing.T) {
+	a.must(t, exitOK, "armed", "apply", "--before-init", a.file)
+	a.fails(t)
+	if out := a.MustRun(t, "cat", "/proc/modules"); !strings.Contains(out, "ksplice_"+a.id+"_null_blk") {
+		t.Errorf("the part is gone, although it names keys of a module that is:\n%s", out)
+	}
+	a.MustRun(t, "modprobe", "null_blk", "nr_devices=1", "zoned=1")
+	if _, text, _ := a.state(t, a.id+":null_blk"); !strings.Contains(text, "stay mapped") {
+		t.Errorf("the part cannot be loaded a second time, and nobody says so: %s", text)
+	}
+	a.MustRun(t, "rmmod", "null_blk")
+	a.must(t, exitOK, "disarmed", "undo", a.id)
+}
+
+// slow keeps the helper waiting for longer than the init does.
+func (a *arriving) slow(t *testing.T) {
+	for _, policy := range []string{"allow", "refuse"} {
+		a.must(t, exitOK, "armed", "apply", "--before-init="+policy, "--before-init-wait", "1s", a.file)
+		held := a.MustStart(t, "flock", "/run/ksplice.lock", "sh", "-c", "echo held; while ! [ -e /tmp/go ]; do sleep 0.1; done; rm /tmp/go")
+		poll(t, "the lock to be held", func() bool { return strings.Contains(held.Output(), "held") })
+		if policy == "refuse" {
+			if r, err := a.Run(t.Context(), "modprobe", "null_blk", "nr_devices=1"); err != nil || r.Exit == 0 {
+				t.Errorf("null_blk was loaded without its update (%v)", err)
+			}
+		} else {
+			a.says(t, oldDisk, newDisk, "null_blk", "nr_devices=1")
+		}
+		a.MustRun(t, "touch", "/tmp/go")
+		if r, err := held.Wait(t.Context()); err != nil || r.Exit != 0 {
+			t.Errorf("flock: %v %+v", err, r)
+		}
+		if policy == "allow" {
+			// It comes when it can.
+			poll(t, "null_blk to get its part", func() bool {
+				stage, _, _ := a.state(t, a.id+":null_blk")
+				return stage == "applied"
+			})
+		}
+		poll(t, "the helper to be done", func() bool {
+			r := a.ksplice(t, "undo", "--attempts", "100", a.id)
+			return r.Exit == exitOK
+		})
+		if policy == "allow" {
+			a.MustRun(t, "rmmod", "null_blk")
+		}
+	}
+	a.clean(t)
+}
+
+// alone loads the module when the program that would apply its part is not there.
+func (a *arriving) alone(t *testing.T) {
+	for _, policy := range []string{"allow", "refuse"} {
+		a.must(t, exitOK, "armed", "apply", "--before-init="+policy, a.file)
+		a.MustRun(t, "mv", guestCLI, guestCLI+".away")
+		r, err := a.Run(t.Context(), "modprobe", "null_blk", "nr_devices=1")
+		a.MustRun(t, "mv", guestCLI+".away", guestCLI)
+		if err != nil || (r.Exit == 0) != (policy == "allow") {
+			t.Errorf("--before-init=%s, and nobody to apply it: %v, %+v", policy, err, r)
+		}
+		if policy == "allow" {
+			if _, text, _ := a.state(t, a.id+":null_blk"); !strings.Contains(text, "cannot be started") {
+				t.Errorf("what was wrong is told as %q", text)
+			}
+			a.MustRun(t, "rmmod", "null_blk")
+		}
+		a.must(t, exitOK, "disarmed", "undo", a.id)
+	}
+	a.clean(t)
+	fmt.Fprintln(t.Output(), a.MustRun(t, "cat", "/sys/kernel/ksplice/armed"))
+}

@@ -1,0 +1,147 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ksplice/ksplice/core/armed"
+	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/update"
+)
+
+// lockWait is how long a part whose module has come waits for another ksplice.
+const lockWait = time.Minute
+
+// arm has the kernel module wait for the modules that are not loaded.
+func (s *session) arm(d *engine.Device) error {
+	if len(s.report.Armed) == 0 {
+		return nil
+	}
+	s.stage("arm")
+	if s.opts.Helper == "" {
+		return errors.New("arm the update: nobody said which program applies it when its modules come")
+	}
+	if err := armed.Default().Save(s.u, &s.opts.Settings); err != nil {
+		return err
+	}
+	for _, module := range s.report.Armed {
+		a := &engine.Armed{ID: s.u.Manifest.ID, Module: module, When: s.opts.When, Wait: s.opts.Wait}
+		if err := d.Arm(a, s.opts.Helper); err != nil {
+			return errors.Join(err, s.disarm(d))
+		}
+	}
+	return nil
+}
+
+func (s *session) disarm(d *engine.Device) error { return disarm(d, s.u.Manifest.ID) }
+
+func disarm(d *engine.Device, id string) error {
+	if err := d.Disarm(id); err != nil {
+		return err
+	}
+	return armed.Default().Remove(id)
+}
+
+// arrivals applies the parts of modules that came while the update was being applied: nobody had waited for those yet.
+func (s *session) arrivals(ctx context.Context, d *engine.Device) {
+	if len(s.report.Armed) == 0 {
+		return
+	}
+	k, err := s.live(d)
+	if err != nil {
+		s.opts.Log.Warn("whether a module came meanwhile is not known", "error", err)
+		return
+	}
+	for _, module := range s.report.Armed {
+		if _, ok := k.Modules[module]; !ok {
+			continue
+		}
+		if _, err := arrive(ctx, s.u, module, s.opts); err != nil {
+			s.opts.Log.Warn("a module came meanwhile, and its part could not be applied", "module", module, "error", err)
+		}
+	}
+}
+
+// Arrive applies the part of an armed update for a module that has come, and tells the kernel module how it went. The kernel
+// module calls for it, by way of the ksplice command; the module may be live, or wait in its init.
+func Arrive(ctx context.Context, id, module string, opts Options) (*Report, error) {
+	d, err := engine.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	r, err := func() (*Report, error) {
+		unlock, err := engine.LockWithin(ctx, lockWait)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		u, err := armed.Default().ReadUpdate(id)
+		if err != nil {
+			return nil, err
+		}
+		return arrive(ctx, u, module, opts)
+	}()
+	return r, errors.Join(err, d.Arrived(id, module, err))
+}
+
+// arrive applies one module's part, under the lock.
+func arrive(ctx context.Context, u *update.Update, module string, opts Options) (*Report, error) {
+	list, err := engine.ReadArmed()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(a engine.Armed) bool { return a.ID == u.Manifest.ID && a.Module == module })
+	if i < 0 {
+		return nil, fmt.Errorf("update %s is not armed for module %s any more", u.Manifest.ID, module)
+	}
+	opts.Replace = nil
+	s, err := newSession(u, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	s.id = engine.LateID(u.Manifest.ID, module)
+	updates, err := engine.Updates()
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(updates, func(a engine.Applied) bool { return a.ID == s.id && a.Stage == "applied" }) {
+		return &s.report, nil
+	}
+	// The rest of the update may be in already: pre is the kernel without it.
+	s.through = []string{u.Manifest.ID}
+	if !list[i].Live {
+		s.coming = module
+	}
+	s.stage("clear")
+	if err := clearUp(ctx, opts.Log, u.Manifest.ID); err != nil {
+		return nil, err
+	}
+	s.stage("read")
+	d, err := engine.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	k, err := s.live(d)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := k.Modules[module]; !ok {
+		return nil, fmt.Errorf("module %s: %w", module, kernel.ErrNoModules)
+	}
+	s.m = choose(&u.Manifest, func(m string) bool {
+		_, ok := k.Modules[m]
+		return ok || m == ""
+	}, func(p *update.Part) bool { return p.Target == module })
+	if err := s.try(ctx); err != nil {
+		return nil, err
+	}
+	s.stage("")
+	return &s.report, nil
+}
