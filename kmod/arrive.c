@@ -39,6 +39,7 @@ struct armed {
 	struct ksplice_arm arg;
 	u64 live_ns;		/* when its module went live; 0: it is not */
 	bool due;		/* the helper is to run */
+	bool told;		/* the helper that runs or ran last has said how it went */
 	bool waited_for;	/* a gate waits */
 	struct completion answered;
 	char state[KSPLICE_TEXT_LEN];
@@ -173,6 +174,13 @@ int ksplice_disarm(const char *id)
 	return err;
 }
 
+/* A helper that ran for the module as it came before answers nothing for one that waits for the next. Under ksplice_lock. */
+static void answer(struct armed *a)
+{
+	if (!a->due)
+		complete_all(&a->answered);
+}
+
 /* The helper says how it went. Under ksplice_lock. */
 int ksplice_arrived(const struct ksplice_arrived *arg)
 {
@@ -194,7 +202,8 @@ int ksplice_arrived(const struct ksplice_arrived *arg)
 	}
 	if (arg->error)
 		pr_warn("update %s is not applied to module %s: %s\n", a->arg.id, a->arg.module, a->state);
-	complete_all(&a->answered);
+	a->told = true;
+	answer(a);
 	return 0;
 }
 
@@ -214,6 +223,7 @@ static void run_helpers(struct work_struct *work)
 			if (!a->due)
 				continue;
 			a->due = false;
+			a->told = false;
 			arg = a->arg;
 			found = true;
 			break;
@@ -225,11 +235,11 @@ static void run_helpers(struct work_struct *work)
 					  UMH_WAIT_PROC);
 		mutex_lock(&ksplice_lock);
 		a = find_armed(arg.id, arg.module);
-		if (a && !completion_done(&a->answered)) {
+		if (a && !a->told) {
 			snprintf(a->state, sizeof(a->state), err < 0 ? "its helper cannot be started (%d)" :
 				 "its helper ended without a word (%d)", err);
 			pr_warn("update %s is not applied to module %s: %s\n", arg.id, arg.module, a->state);
-			complete_all(&a->answered);
+			answer(a);
 		}
 		mutex_unlock(&ksplice_lock);
 	}

@@ -35,6 +35,11 @@ func parseKallsyms(text string) (*Symbols, error) {
 			y.Module = module
 		}
 		visible = visible || address != 0
+		// Until its init has run, a module shows what it only names, too, where others have it (kernel/module/kallsyms.c:
+		// add_kallsyms, elf_type; kernel/kallsyms.c: s_show makes the letter small, as it exports none of it).
+		if y.Type == 'u' && y.Module != "" {
+			continue
+		}
 		list = append(list, y)
 	}
 	switch {

@@ -17,6 +17,7 @@ const kallsymsText = "0000000000000000 A __per_cpu_start\n" +
 	"ffffffff81000010 t alias\n" +
 	"ffffffff81000040 t twice\n" +
 	"ffffffff82000000 B _end\n" +
+	"ffffffff81000010 u alias\t[mod_a]\n" + // its init has not run yet
 	"ffffffffc0100000 t twice\t[mod_a]\n" +
 	"ffffffffc0100080 d __this_module\t[mod_a]\n" +
 	"ffffffffc0002000 t bpf_prog_6deef7357e7b4530\t[bpf]\n"
