@@ -431,7 +431,7 @@ static bool prepare(struct ksplice_transaction *t)
 	if (make_ranges(t) || check_uppers(t))
 		return false;
 	if (t->op == KSPLICE_OP_APPLY) {
-		if (check_overlap(t) || prepare_apply(t))
+		if (check_overlap(t) || !ksplice_carry_check(t) || prepare_apply(t))
 			return false;
 		if (ksplice_write_changes(t->update)) {
 			ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, 0, "the list of changes");

@@ -49,6 +49,21 @@ static inline struct ksplice_region ksplice_module_text(const struct module *mod
 	return r;
 }
 
+/* What a module may write to for all its life. */
+static inline struct ksplice_region ksplice_module_data(const struct module *mod)
+{
+	struct ksplice_region r;
+
+#ifdef for_class_mod_mem_type
+	r.start = (unsigned long)mod->mem[MOD_DATA].base;
+	r.size = mod->mem[MOD_DATA].size;
+#else
+	r.start = (unsigned long)mod->core_layout.base + mod->core_layout.ro_after_init_size;
+	r.size = mod->core_layout.size - mod->core_layout.ro_after_init_size;
+#endif
+	return r;
+}
+
 /* The region of the module, init memory apart, that holds addr; size 0 where none does. */
 static inline struct ksplice_region ksplice_module_region(const struct module *mod, unsigned long addr)
 {

@@ -317,6 +317,15 @@ static int do_also(struct ksplice_transaction *t, unsigned long arg)
 	return ksplice_also(t, also.id);
 }
 
+static int do_carry(struct ksplice_transaction *t, unsigned long arg)
+{
+	struct ksplice_carry carry;
+
+	if (copy_in(&carry, arg, sizeof(carry)))
+		return -EFAULT;
+	return ksplice_carry(t, &carry);
+}
+
 static int do_arm(unsigned long arg)
 {
 	struct ksplice_arm *arm;
@@ -393,6 +402,9 @@ static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 	case KSPLICE_IOC_ALSO:
 		err = do_also(t, arg);
 		break;
+	case KSPLICE_IOC_CARRY:
+		err = do_carry(t, arg);
+		break;
 	default:
 		err = do_expect(t, arg);
 		break;
@@ -424,6 +436,7 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case KSPLICE_IOC_SLOTS:
 	case KSPLICE_IOC_EXPECT:
 	case KSPLICE_IOC_ALSO:
+	case KSPLICE_IOC_CARRY:
 		return prepare(file, cmd, arg);
 	case KSPLICE_IOC_COMMIT:
 		return do_commit(t, arg);

@@ -172,6 +172,9 @@ struct ksplice_transaction {
 	u32 op;
 	struct ksplice_member members[KSPLICE_MAX_MEMBERS];	/* the others are undone in the same stop */
 	u32 nr_members;
+	struct ksplice_carry *carries;
+	u32 nr_carries;
+	u32 carried;		/* bytes, in all of them */
 	u32 nr_parts;		/* expected */
 	pid_t tgid;		/* who may load parts */
 	bool committing;	/* the commit's thread owns the update */
@@ -220,6 +223,11 @@ void ksplice_part_gone(struct module *mod);
 int ksplice_suspend(bool begin);
 bool ksplice_valid_id(const char *id);
 bool ksplice_valid_module(const char *name);
+
+/* carry.c */
+int ksplice_carry(struct ksplice_transaction *t, const struct ksplice_carry *c);
+bool ksplice_carry_check(struct ksplice_transaction *t);
+void ksplice_carry_all(struct ksplice_transaction *t);
 
 /* arrive.c */
 int ksplice_arrive_init(void);

@@ -29,7 +29,7 @@ struct ksplice_info {
 
 #define KSPLICE_FEATURE_FTRACE	0x1	/* redirect by ftrace is possible */
 #define KSPLICE_FEATURE_FREEZE	0x2	/* KSPLICE_IOC_FREEZE is there */
-#define KSPLICE_FEATURE_ALSO	0x4	/* KSPLICE_IOC_ALSO is there */
+#define KSPLICE_FEATURE_ALSO	0x4	/* KSPLICE_IOC_ALSO and KSPLICE_IOC_CARRY are there */
 #define KSPLICE_FEATURE_ARM	0x8	/* KSPLICE_IOC_ARM and its likes are there */
 
 /* KSPLICE_IOC_READ: copy kernel memory, fault-safe. Needs no transaction. */
@@ -169,6 +169,17 @@ struct ksplice_also {
 };
 
 /*
+ * KSPLICE_IOC_CARRY: what a variable of an update holds that goes in the same
+ * stop is copied into one of the transaction's own. Both lie in what their
+ * parts can write to; 64 KiB in all.
+ */
+struct ksplice_carry {
+	__u64 from;		/* kernel addresses */
+	__u64 to;
+	__u64 length;		/* bytes */
+};
+
+/*
  * KSPLICE_IOC_ARM: when the module comes, run HELPER arrive ID MODULE, which
  * applies the update's part for it and says so by KSPLICE_IOC_ARRIVED: once it
  * is live, or before its init, for which the module then waits timeout_ms at
@@ -216,5 +227,6 @@ struct ksplice_arrived {
 #define KSPLICE_IOC_ARM		_IOW('K', 0x0c, struct ksplice_arm)
 #define KSPLICE_IOC_DISARM	_IOW('K', 0x0d, struct ksplice_disarm)
 #define KSPLICE_IOC_ARRIVED	_IOW('K', 0x0e, struct ksplice_arrived)
+#define KSPLICE_IOC_CARRY	_IOW('K', 0x0f, struct ksplice_carry)
 
 #endif /* KSPLICE_UAPI_H */

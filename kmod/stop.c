@@ -83,6 +83,7 @@ static void lead(struct stop *s)
 	while (atomic_read(&s->arrived) < num_online_cpus())
 		cpu_relax();
 	if (check(t)) {
+		ksplice_carry_all(t);
 		ksplice_hooks_run(t, KSPLICE_HOOKS_CHANGE);
 		for (step = 0; step < KSPLICE_TEXT_STEPS; step++) {
 			ksplice_text_step(t, step);

@@ -150,6 +150,7 @@ void ksplice_drop(struct ksplice_transaction *t)
 			ksplice_free_update(u);
 	}
 	mutex_unlock(&ksplice_lock);
+	kfree(t->carries);
 	kfree(t);
 }
 

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
-	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -205,7 +205,7 @@ func (e *env) helper(o *apply.Options) error {
 	}
 	o.Helper = exe
 	h := e.config.host(e.log)
-	o.Settings = armed.Settings{Dirs: h.Dirs, Pins: h.Pins, PluginConfig: h.PluginConfig, Attempts: max(o.Attempts, manyTries), Interval: o.Interval, Freeze: o.Freeze}
+	o.Settings = kept.Settings{Dirs: h.Dirs, Pins: h.Pins, PluginConfig: h.PluginConfig, Attempts: max(o.Attempts, manyTries), Interval: o.Interval, Freeze: o.Freeze}
 	return nil
 }
 

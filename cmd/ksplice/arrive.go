@@ -7,8 +7,8 @@ import (
 	"os"
 
 	"github.com/ksplice/ksplice/core/apply"
-	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/pluginhost"
 )
 
@@ -23,17 +23,17 @@ func arriveCommand() *command {
 				return usagef("arrive wants an update ID and a module")
 			}
 			id, module := args[0], args[1]
-			settings, err := armed.Default().ReadSettings(id)
+			settings, err := kept.Default().ReadSettings(id)
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}
 			// Early in a boot there may be no other place to write to.
-			if err := os.Setenv("TMPDIR", armed.Default().Dir(id)); err != nil {
+			if err := os.Setenv("TMPDIR", kept.Default().Dir(id)); err != nil {
 				return e.cannotArrive(id, module, err)
 			}
 			host := pluginhost.New(pluginhost.Config{Dirs: settings.Dirs, Pins: settings.Pins, PluginConfig: settings.PluginConfig, Logger: e.log})
 			defer host.Close()
-			u, err := armed.Default().ReadUpdate(id)
+			u, err := kept.Default().ReadUpdate(id)
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}

@@ -11,10 +11,10 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
-	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/bind"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/update"
@@ -37,7 +37,7 @@ type Options struct {
 	Wait time.Duration
 	// Helper is the program that the kernel module runs when such a module comes, Settings what it needs besides the update.
 	Helper   string
-	Settings armed.Settings
+	Settings kept.Settings
 	// Stage, where set, is told of every stage as it begins.
 	Stage func(name string)
 }
@@ -147,6 +147,13 @@ func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	}
 	s.stage("bind")
 	if _, err := s.bind(in); err != nil {
+		return nil, err
+	}
+	going, err := members(opts.Replace)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := carry(s.m, going, manifests); err != nil {
 		return nil, err
 	}
 	s.stage("")
@@ -280,8 +287,11 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	s.choose(k)
-	if err := s.arm(d); err != nil {
+	if err := kept.Default().SaveManifest(&u.Manifest); err != nil {
 		return nil, err
+	}
+	if err := s.arm(d); err != nil {
+		return nil, errors.Join(err, kept.Default().Forget(u.Manifest.ID))
 	}
 	switch {
 	case len(s.m.Parts) > 0:
@@ -292,7 +302,7 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		err = identify(s.m, k)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.disarm(d))
+		return nil, errors.Join(err, forget(d, u.Manifest.ID))
 	}
 	s.arrivals(ctx, d)
 	s.stage("")
@@ -395,6 +405,10 @@ func (s *session) attempt(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	state, err := carry(m, going, manifests)
+	if err != nil {
+		return err
+	}
 	s.stage("load")
 	var loaded []string
 	defer func() {
@@ -424,6 +438,9 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	}
 	s.stage("commit")
 	if err := d.Expect(windows); err != nil {
+		return err
+	}
+	if err := carryAll(d, state); err != nil {
 		return err
 	}
 	if s.report.Result, err = s.opts.commit(ctx, d, s.id, engine.OpApply); err != nil {

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/update"
 )
@@ -25,25 +25,24 @@ func (s *session) arm(d *engine.Device) error {
 	if s.opts.Helper == "" {
 		return errors.New("arm the update: nobody said which program applies it when its modules come")
 	}
-	if err := armed.Default().Save(s.u, &s.opts.Settings); err != nil {
+	if err := kept.Default().Arm(s.u, &s.opts.Settings); err != nil {
 		return err
 	}
 	for _, module := range s.report.Armed {
 		a := &engine.Armed{ID: s.u.Manifest.ID, Module: module, When: s.opts.When, Wait: s.opts.Wait}
 		if err := d.Arm(a, s.opts.Helper); err != nil {
-			return errors.Join(err, s.disarm(d))
+			return errors.Join(err, forget(d, s.u.Manifest.ID))
 		}
 	}
 	return nil
 }
 
-func (s *session) disarm(d *engine.Device) error { return disarm(d, s.u.Manifest.ID) }
-
-func disarm(d *engine.Device, id string) error {
+// forget has nothing wait for modules any more, and drops what is kept of the update.
+func forget(d *engine.Device, id string) error {
 	if err := d.Disarm(id); err != nil {
 		return err
 	}
-	return armed.Default().Remove(id)
+	return kept.Default().Forget(id)
 }
 
 // arrivals applies the parts of modules that came while the update was being applied: nobody had waited for those yet.
@@ -80,7 +79,7 @@ func Arrive(ctx context.Context, id, module string, opts Options) (*Report, erro
 			return nil, err
 		}
 		defer unlock()
-		u, err := armed.Default().ReadUpdate(id)
+		u, err := kept.Default().ReadUpdate(id)
 		if err != nil {
 			return nil, err
 		}

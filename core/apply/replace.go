@@ -51,7 +51,7 @@ func (s *session) bury(ctx context.Context, gone []engine.Applied) {
 	if err == nil {
 		defer d.Close()
 		for _, id := range s.opts.Replace {
-			if err = disarm(d, id); err != nil {
+			if err = forget(d, id); err != nil {
 				break
 			}
 		}

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ksplice/ksplice/core/armed"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
@@ -136,7 +136,7 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 	if err != nil {
 		return nil, errors.Join(err, rearm(d, waiting, opts.Helper))
 	}
-	if err := armed.Default().Remove(id); err != nil {
+	if err := kept.Default().Forget(id); err != nil {
 		return nil, err
 	}
 	stage("unload")

@@ -141,8 +141,15 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 	if err != nil {
 		return nil, nil, fmt.Errorf("link part %s: %w", in.Name, err)
 	}
+	posts := map[string]string{}
+	for _, i := range which {
+		posts[units[i].Source] = units[i].post.object.Path
+	}
+	if err := part.Place(out.Data, ko, posts); err != nil {
+		return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
+	}
 	return &update.Part{Target: target, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
-		Functions: out.Functions, New: out.New, Globals: out.Globals, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
+		Functions: out.Functions, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
 }
 
 // fixup asks how the extracted code must be edited to live in a module.

@@ -67,7 +67,7 @@ func (o *owner) continued(u *Unit, b *item, name string, global bool) bool {
 		return true
 	}
 	if !gone || b.kind != itemData || o.item.kind != itemData || !b.writable() || !o.item.writable() ||
-		b.section.Name == debugSection || renewed(b.name()) {
+		b.section.Name == debugSection || Renewable(b.name()) {
 		return false
 	}
 	x, known := o.unit.Result.pre.static(o.item)
@@ -76,7 +76,8 @@ func (o *owner) continued(u *Unit, b *item, name string, global bool) bool {
 }
 
 // renewed says that a fresh copy of a variable does no harm.
-func renewed(name string) bool {
+// Renewable reports whether a variable of that name only remembers that a message was shown, so that a fresh one does no harm.
+func Renewable(name string) bool {
 	k, _ := stem(name)
 	return slices.Contains(renewable, strings.TrimSuffix(k, "."))
 }

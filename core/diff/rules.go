@@ -108,6 +108,12 @@ func codeClass(name string) string {
 
 // stem is a symbol's name without the numbers that compilers and the kernel's __UNIQUE_ID append: they move when anything
 // before them in the source changes. numbered says that there were such.
+// Stem is a symbol's name without the numbers that the compiler or a macro gave it.
+func Stem(name string) string {
+	s, _ := stem(name)
+	return s
+}
+
 func stem(name string) (s string, numbered bool) {
 	const unique = "__UNIQUE_ID_"
 	var out []string

@@ -86,7 +86,7 @@ var renewable = []string{"__already_done", "__warned", "__print_once", "_rs", "_
 func (r *Result) lostStatics() {
 	a, b := open(r.pre), open(r.post)
 	for _, k := range sortedKeys(b) {
-		if len(a[k]) == 0 || renewed(k) {
+		if len(a[k]) == 0 || Renewable(k) {
 			continue
 		}
 		var from []string

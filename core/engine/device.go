@@ -148,8 +148,9 @@ type (
 		fd       int32
 		reserved uint32
 	}
-	alsoC struct{ id [64]byte }
-	armC  struct {
+	alsoC  struct{ id [64]byte }
+	carryC struct{ from, to, length uint64 }
+	armC   struct {
 		id, module       [64]byte
 		helper           [256]byte
 		flags, timeoutMS uint32
@@ -194,6 +195,7 @@ var (
 	iocArm       = ioc(iocWrite, 12, unsafe.Sizeof(armC{}))
 	iocDisarm    = ioc(iocWrite, 13, unsafe.Sizeof(alsoC{}))
 	iocArrived   = ioc(iocWrite, 14, unsafe.Sizeof(arrivedC{}))
+	iocCarry     = ioc(iocWrite, 15, unsafe.Sizeof(carryC{}))
 )
 
 // Device is an open /dev/ksplice. Closing it drops a transaction that was not committed; so does the end of the process.
@@ -314,6 +316,16 @@ func (d *Device) Also(id string) error {
 		return fmt.Errorf("undo %s, too: %w", id, ErrNotApplied)
 	case err != nil:
 		return fmt.Errorf("undo %s, too: %w", id, err)
+	}
+	return nil
+}
+
+// Carry has what a variable of an update holds that Also named copied, in the stop, into a variable of the transaction's own: addresses,
+// and a length in bytes.
+func (d *Device) Carry(from, to, length uint64) error {
+	c := carryC{from, to, length}
+	if err := d.ioctl(iocCarry, unsafe.Pointer(&c)); err != nil {
+		return fmt.Errorf("carry %d bytes over from %#x: %w", length, from, err)
 	}
 	return nil
 }

@@ -91,7 +91,7 @@ func TestLayout(t *testing.T) {
 		{"info", unsafe.Sizeof(infoC{}), 48}, {"range", unsafe.Sizeof(rangeC{}), 32}, {"list", unsafe.Sizeof(listC{}), 16},
 		{"begin", unsafe.Sizeof(beginC{}), 72}, {"window", unsafe.Sizeof(windowC{}), 32}, {"commit", unsafe.Sizeof(commitC{}), 24},
 		{"result", unsafe.Sizeof(resultC{}), 296}, {"conflict", unsafe.Sizeof(conflictC{}), 160}, {"freeze", unsafe.Sizeof(freezeC{}), 8},
-		{"also", unsafe.Sizeof(alsoC{}), 64}, {"arm", unsafe.Sizeof(armC{}), 408}, {"arrived", unsafe.Sizeof(arrivedC{}), 392},
+		{"also", unsafe.Sizeof(alsoC{}), 64}, {"carry", unsafe.Sizeof(carryC{}), 24}, {"arm", unsafe.Sizeof(armC{}), 408}, {"arrived", unsafe.Sizeof(arrivedC{}), 392},
 	} {
 		if c.got != c.want {
 			t.Errorf("size of %s = %d, want %d", c.name, c.got, c.want)

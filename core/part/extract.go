@@ -137,6 +137,7 @@ func (x *unitBuilder) place(p *diff.Piece) error {
 			n.Bind = elf.STB_GLOBAL
 		}
 		x.out.AddSymbol(n)
+		x.datum(p, y, s)
 	}
 	return nil
 }

@@ -63,6 +63,8 @@ type Output struct {
 
 	Functions []update.Function
 	Slots     []update.Slot
+	// Data are the new variables; where they lie is known once the part is linked, their shapes their objects tell (Place).
+	Data []update.Datum
 	// New, Globals, Escapes and Notes are as in update.Part.
 	New, Globals, Escapes, Notes []string
 }

@@ -200,46 +200,55 @@ func Statics(path string) (map[string]Static, error) {
 }
 
 // statics overwrites b.
-func statics(b []byte) (m map[string]Static, err error) {
+func statics(b []byte) (map[string]Static, error) {
+	m := map[string]Static{}
+	err := eachPlaced(b, func(symbol string, order int, v *variable, u *unit) {
+		if _, ok := m[symbol]; ok {
+			return
+		}
+		t := bare(u.types[v.of])
+		s := Static{Name: v.name, File: u.file(v.cu, v.file), Line: v.line, Array: t != nil && t.kind == kindArray, Order: order}
+		if v.function != nil {
+			s.Function = v.function.name
+		}
+		m[symbol] = s
+	})
+	return m, err
+}
+
+// eachPlaced calls f for every symbol of every variable with a place of its own. It overwrites b, and calls nobody where an object has no
+// debug information.
+func eachPlaced(b []byte, f func(symbol string, order int, v *variable, u *unit)) (err error) {
 	defer func() {
 		// debug/elf and debug/dwarf can panic on damaged input.
 		if r := recover(); r != nil {
-			m, err = nil, fmt.Errorf("damaged debug information: %v", r)
+			err = fmt.Errorf("damaged debug information: %v", r)
 		}
 	}()
-	f, err := openELF(bytes.NewReader(b))
+	file, err := openELF(bytes.NewReader(b))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if f.Section(".debug_info") == nil {
-		return nil, nil
+	if file.Section(".debug_info") == nil {
+		return nil
 	}
-	names, err := spread(f, b)
+	names, err := spread(file, b)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	u, err := load(f)
+	u, err := load(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m = map[string]Static{}
 	for i, v := range u.variables {
 		if !v.placed || v.name == "" {
 			continue
 		}
 		for _, n := range names[v.place] {
-			if _, ok := m[n]; ok {
-				continue
-			}
-			t := bare(u.types[v.of])
-			s := Static{Name: v.name, File: u.file(v.cu, v.file), Line: v.line, Array: t != nil && t.kind == kindArray, Order: i}
-			if v.function != nil {
-				s.Function = v.function.name
-			}
-			m[n] = s
+			f(n, i, v, u)
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // spread gives each section of memory an address of its own in the symbol table of an object, whose bytes are b, and returns

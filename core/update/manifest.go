@@ -87,6 +87,8 @@ type Part struct {
 	New []string `json:"new,omitempty"`
 	// Globals are those of New that code of other units may name: the running kernel must not have them.
 	Globals []string `json:"globals,omitempty"`
+	// Data are the variables of the part's own that it can write to: what an update that replaces this one carries over.
+	Data []Datum `json:"data,omitempty"`
 	// Slots are the part's unknowns, by number.
 	Slots []Slot `json:"slots"`
 	// Escapes names the new code and data whose address escapes: they keep the part mapped after undo.
@@ -110,6 +112,28 @@ type Function struct {
 	Replacement string `json:"replacement,omitempty"`
 	// Why says what differs.
 	Why string `json:"why"`
+}
+
+// Datum is a variable of a part's own: state that the running kernel does not have without it.
+type Datum struct {
+	// Unit, Function and Name are where the source declares it; Function is empty at file scope. Not always one only.
+	Unit     string `json:"unit"`
+	Function string `json:"function,omitempty"`
+	Name     string `json:"name"`
+	// Symbol is its name in the part, which several may have.
+	Symbol string `json:"symbol"`
+	// Section and Offset are where it lies in the part as linked, Size is in bytes. Section is empty where that is not known.
+	Section string `json:"section,omitempty"`
+	Offset  uint64 `json:"offset"`
+	Size    uint64 `json:"size"`
+	// Shape says what its memory holds (semantic.Shape), Plain that these are numbers only.
+	Shape string `json:"shape,omitempty"`
+	Plain bool   `json:"plain,omitempty"`
+	// Escapes says that its address may be held elsewhere, PerCPU that each CPU has one.
+	Escapes bool `json:"escapes,omitempty"`
+	PerCPU  bool `json:"per_cpu,omitempty"`
+	// Renewable says that a fresh one does no harm: all that it remembers is that a message was shown.
+	Renewable bool `json:"renewable,omitempty"`
 }
 
 // SlotKind says how a slot gets its value.
