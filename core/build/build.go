@@ -31,7 +31,7 @@ import (
 )
 
 // layout is the version of what is kept in the cache: raise it with any change that makes old objects or facts wrong.
-const layout = "1"
+const layout = "2"
 
 // Builder builds with one backend. It may be used by several goroutines.
 type Builder struct {
@@ -144,9 +144,10 @@ func (b *Builder) Facts(ctx context.Context, tree *backend.Tree, expressions []a
 	if err != nil {
 		return nil, fmt.Errorf("facts: %w", err)
 	}
-	path := filepath.Join(root, "facts", digest(layout, tree.ID, string(asked))+".json")
+	key := digest(layout, tree.ID, string(asked))
+	path := filepath.Join(root, "facts", key+recordSuffix)
 	var facts map[string]int64
-	if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &facts) == nil && facts != nil {
+	if readSealed(path, key, &facts) && facts != nil {
 		return facts, nil
 	}
 	dir, done, err := b.Temporary("facts")
@@ -162,11 +163,7 @@ func (b *Builder) Facts(ctx context.Context, tree *backend.Tree, expressions []a
 	if facts == nil {
 		facts = map[string]int64{}
 	}
-	text, err := json.Marshal(facts)
-	if err == nil {
-		err = writeFile(path, text)
-	}
-	if err != nil {
+	if err := writeSealed(path, key, facts); err != nil {
 		b.log.Warn("facts are not kept", "error", err)
 	}
 	return facts, nil
@@ -186,19 +183,16 @@ func (b *Builder) BuildID(tree *backend.Tree) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the kernel's image: %w", err)
 	}
-	path := filepath.Join(root, "facts", digest(layout, tree.ID, "build id", tree.Image, fmt.Sprint(st.Size(), st.ModTime().UnixNano()))+".json")
+	key := digest(layout, tree.ID, "build id", tree.Image, fmt.Sprint(st.Size(), st.ModTime().UnixNano()))
+	path := filepath.Join(root, "facts", key+recordSuffix)
 	var id string
-	if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &id) == nil && id != "" {
+	if readSealed(path, key, &id) && id != "" {
 		return id, nil
 	}
 	if id, err = kernel.BuildID(tree.Image); err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(id)
-	if err == nil {
-		err = writeFile(path, text)
-	}
-	if err != nil {
+	if err := writeSealed(path, key, id); err != nil {
 		b.log.Warn("the build id is not kept", "error", err)
 	}
 	return id, nil

@@ -1,7 +1,6 @@
 package build
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,12 +18,13 @@ import (
 // compile that would read the same: patches that touch other files share it.
 type unitKey struct {
 	dir  string
+	full string
 	unit backend.Unit
 }
 
 func newUnitKey(root string, tree *backend.Tree, u backend.Unit, flags []string, c *changes) unitKey {
 	k := digest(append([]string{layout, tree.ID, u.Source, u.Object, u.Module, c.others}, flags...)...)
-	return unitKey{filepath.Join(root, "objects", k[:2], k[2:34]), u}
+	return unitKey{filepath.Join(root, "objects", k[:2], k[2:34]), k, u}
 }
 
 // variant is the record of an object.
@@ -65,12 +65,10 @@ func (c *changes) among(includes []string) map[string]string {
 	return m
 }
 
-const (
-	recordSuffix = ".json"
-	objectSuffix = ".o"
-)
+const objectSuffix = ".o"
 
-// find looks for an object. One that was altered is no object.
+// find looks for an object. One that was altered is no object, and neither is one whose record was: with a name less among its
+// includes it would serve source that it was not made of.
 func (k unitKey) find(c *changes) (*Object, bool) {
 	entries, err := os.ReadDir(k.dir)
 	if err != nil {
@@ -82,12 +80,8 @@ func (k unitKey) find(c *changes) (*Object, bool) {
 			continue
 		}
 		record := filepath.Join(k.dir, e.Name())
-		text, err := os.ReadFile(record)
-		if err != nil {
-			continue
-		}
 		var v variant
-		if json.Unmarshal(text, &v) != nil || v.SHA256 == "" || !v.fits(c) {
+		if !readSealed(record, k.full, &v) || v.SHA256 == "" || !v.fits(c) {
 			continue
 		}
 		object := filepath.Join(k.dir, name+objectSuffix)
@@ -118,10 +112,6 @@ func (k unitKey) keep(tree *backend.Tree, c *changes, r *backend.CompileResult) 
 	if whole {
 		v.All = c.all
 	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return nil, err
-	}
 	name := []string{v.All}
 	name = append(name, v.Appear...)
 	for _, p := range slices.Sorted(maps.Keys(v.Changed)) {
@@ -138,7 +128,7 @@ func (k unitKey) keep(tree *backend.Tree, c *changes, r *backend.CompileResult) 
 	if err := os.Rename(r.Object, base+objectSuffix); err != nil {
 		return nil, err
 	}
-	if err := writeFile(base+recordSuffix, text); err != nil {
+	if err := writeSealed(base+recordSuffix, k.full, v); err != nil {
 		return nil, err
 	}
 	return &Object{Unit: k.unit, Path: base + objectSuffix, SHA256: v.SHA256, Nanoseconds: r.Nanoseconds}, nil

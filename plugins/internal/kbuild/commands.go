@@ -3,7 +3,6 @@ package kbuild
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -35,36 +34,31 @@ func recordMakefile() string {
 // recordSuffix is that of the files that recipe writes.
 const recordSuffix = ".ksplice"
 
-// unitCommand is the remembered command of a unit.
-type unitCommand struct {
-	Unit    string   `json:"unit"`
-	Flags   []string `json:"flags,omitempty"`
-	Command string   `json:"command"`
+// commandKey names the remembered command of a unit. Its file has a digest over this and the command on the first line, the command after
+// it: what was altered would compile something else, and is none.
+func commandKey(u backend.Unit, flags []string) string {
+	return digest(append([]string{u.Object}, flags...)...)
 }
 
-func (t *Tree) commandPath(u backend.Unit, flags []string) string {
-	return t.state("commands", digest(append([]string{u.Object}, flags...)...)+".json")
-}
+func (t *Tree) commandPath(key string) string { return t.state("commands", key) }
 
 // knownCommand gives the remembered command of a unit, "" when there is none.
 func (t *Tree) knownCommand(u backend.Unit, flags []string) string {
-	b, err := os.ReadFile(t.commandPath(u, flags))
+	key := commandKey(u, flags)
+	b, err := os.ReadFile(t.commandPath(key))
 	if err != nil {
 		return ""
 	}
-	var c unitCommand
-	if json.Unmarshal(b, &c) != nil || c.Unit != u.Object {
+	seal, text, ok := strings.Cut(string(b), "\n")
+	if !ok || seal != digest(key, text) {
 		return ""
 	}
-	return c.Command
+	return text
 }
 
 func (t *Tree) rememberCommand(u backend.Unit, flags []string, text string) error {
-	b, err := json.Marshal(unitCommand{u.Object, flags, text})
-	if err != nil {
-		return fmt.Errorf("remember command of %s: %w", u.Object, err)
-	}
-	if err := writeFile(t.commandPath(u, flags), b); err != nil {
+	key := commandKey(u, flags)
+	if err := writeFile(t.commandPath(key), []byte(digest(key, text)+"\n"+text)); err != nil {
 		return fmt.Errorf("remember command of %s: %w", u.Object, err)
 	}
 	return nil
