@@ -68,20 +68,27 @@ func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, erro
 	return &unprovedError{target, slices.Compact(names)}, nil
 }
 
-// codeNames are the undefined symbols that code of a target's units names before the patch. Data are not matched, so that what they name is
-// not learned.
+// codeNames are the undefined symbols that code of a target's units names before the patch, and the keys of its static branches and calls,
+// which run's own tables tell by site. Data are not matched, so that what they name is not learned.
 func codeNames(units []*unit, target string) map[string]bool {
 	names := map[string]bool{}
 	for _, u := range units {
 		if u.target() != target {
 			continue
 		}
-		f := u.pre.diff.File
-		for i := range u.pre.diff.Desc.Refs {
-			ref := &u.pre.diff.Desc.Refs[i]
-			section := f.Sections[ref.Section]
-			if y := f.Symbols[ref.Symbol]; y.Section == nil && section.Flags&elf.SHF_EXECINSTR != 0 && !match.Discarded(section.Name) {
+		f, desc := u.pre.diff.File, u.pre.diff.Desc
+		learn := func(section, symbol uint32) {
+			s := f.Sections[section]
+			if y := f.Symbols[symbol]; y.Section == nil && s.Flags&elf.SHF_EXECINSTR != 0 && !match.Discarded(s.Name) {
 				names[y.Name] = true
+			}
+		}
+		for i := range desc.Refs {
+			learn(desc.Refs[i].Section, desc.Refs[i].Symbol)
+		}
+		for _, site := range desc.Sites {
+			if site.Key >= 0 {
+				learn(site.Section, desc.Refs[site.Key].Symbol)
 			}
 		}
 	}

@@ -37,6 +37,7 @@ func TestCreate(t *testing.T) {
 		t.Run("same bytes", func(t *testing.T) { l.sameBytes(t, patch, want) })
 		t.Run("header", func(t *testing.T) { l.headerLayout(t) })
 		t.Run("reach", func(t *testing.T) { l.reach(t) })
+		t.Run("keys", func(t *testing.T) { l.keys(t) })
 		t.Run("vanilla tree", func(t *testing.T) { l.vanilla(t, e, patch) })
 	})
 }
@@ -120,6 +121,30 @@ func (l *lab) headerLayout(t *testing.T) {
 	objects, err := filepath.Glob(filepath.Join(cache, "objects", "*", "*", "*.o"))
 	if err != nil || len(objects) > 4 {
 		t.Errorf("%d objects were compiled (%v), want two units at most, before and after: one tells the types, the other uses the changed one", len(objects), err)
+	}
+}
+
+// keys makes an update of a function with static calls, in which the unit before the patch has them, too: run's own table tells their keys, so
+// that no unit that defines them is searched for.
+func (l *lab) keys(t *testing.T) {
+	e, err := examples.Get("netif-rx-drop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := e.Patch(l.series())
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := filepath.Join(l.share, "keys.patch")
+	if err := os.WriteFile(patch, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, exit := l.host(t, "create", "--patch", patch, "--kernel", l.kernel.Release, "--json", "-o", filepath.Join(l.share, "keys.ksplice"))
+	if exit != exitOK {
+		t.Fatalf("create: exit code %d\n%s%s", exit, out, errs)
+	}
+	if strings.Contains(out, "__SCK__") || strings.Contains(out, `"search"`) {
+		t.Errorf("keys are searched for: %s", out)
 	}
 }
 
