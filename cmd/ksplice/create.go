@@ -192,7 +192,11 @@ func (e *env) backend(ctx context.Context, f *builderFlags) (backend.Backend, pl
 			reasons = errors.Join(reasons, err)
 			continue
 		}
-		resp, err := b.Probe(ctx, &backend.ProbeRequest{Release: f.kernel, Version: f.version})
+		req := &backend.ProbeRequest{Release: f.kernel, Version: f.version}
+		if req.CacheDir, err = filepath.Abs(build.BackendDir(f.cache, info.Name)); err != nil {
+			return nil, info, fmt.Errorf("the cache directory: %w", err)
+		}
+		resp, err := b.Probe(ctx, req)
 		switch {
 		case err != nil:
 			reasons = errors.Join(reasons, fmt.Errorf("backend %s: %w", info.Name, err))

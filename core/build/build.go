@@ -78,7 +78,7 @@ func (b *Builder) Prepare(ctx context.Context, release, version string, progress
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(root, "backends", info.Name)
+	dir := BackendDir(root, info.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("prepare tree: %w", err)
 	}
@@ -89,6 +89,9 @@ func (b *Builder) Prepare(ctx context.Context, release, version string, progress
 	b.sweep(tree)
 	return tree, nil
 }
+
+// BackendDir is where a backend keeps what it makes, in a cache directory.
+func BackendDir(cacheDir, name string) string { return filepath.Join(cacheDir, "backends", name) }
 
 // Affected lists the units that compile the files at paths, relative to the source directory, or include them.
 func (b *Builder) Affected(ctx context.Context, tree *backend.Tree, paths []string) ([]backend.Unit, error) {

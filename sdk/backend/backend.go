@@ -36,6 +36,8 @@ type ProbeRequest struct {
 	Release string
 	// Version is what `uname -v` prints there; empty when not known.
 	Version string
+	// CacheDir is the directory that Prepare will get; it need not exist. A tree that is ready there answers at once.
+	CacheDir string
 }
 
 // ProbeResponse says whether, and as what.
@@ -121,6 +123,9 @@ type CompileRequest struct {
 	Units      []Unit
 	ExtraFlags []string
 	Jobs       int
+	// Preprocess asks for each unit's preprocessed text in place of its object, without line markers (gcc -E -P), by the same command.
+	// A backend that cannot do it makes objects.
+	Preprocess bool
 }
 
 // CompileResponse has one result a unit, in order.

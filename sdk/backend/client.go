@@ -27,7 +27,7 @@ func NewClient(conn grpc.ClientConnInterface, label string) *Client {
 
 // Probe implements Backend.
 func (c *Client) Probe(ctx context.Context, req *ProbeRequest) (*ProbeResponse, error) {
-	resp, err := c.client.Probe(ctx, &pb.ProbeRequest{Release: req.Release, Version: req.Version})
+	resp, err := c.client.Probe(ctx, &pb.ProbeRequest{Release: req.Release, Version: req.Version, CacheDir: req.CacheDir})
 	if err != nil {
 		return nil, wire.FromStatus("Probe", err)
 	}
@@ -83,7 +83,7 @@ func (c *Client) Compile(ctx context.Context, req *CompileRequest, progress plug
 	defer cancel()
 	stream, err := c.client.Compile(ctx, &pb.CompileRequest{
 		Tree: treeTo(req.Tree), WorkDir: req.WorkDir, Units: wire.Pack(req.Units, unitTo),
-		ExtraFlags: req.ExtraFlags, Jobs: int32(req.Jobs),
+		ExtraFlags: req.ExtraFlags, Jobs: int32(req.Jobs), Preprocess: req.Preprocess,
 	})
 	if err != nil {
 		return nil, wire.FromStatus("Compile", err)

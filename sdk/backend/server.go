@@ -64,7 +64,7 @@ type server struct {
 }
 
 func (s *server) Probe(ctx context.Context, req *pb.ProbeRequest) (*pb.ProbeResponse, error) {
-	resp, err := wire.Answer(s.impl.Probe(ctx, &ProbeRequest{Release: req.GetRelease(), Version: req.GetVersion()}))
+	resp, err := wire.Answer(s.impl.Probe(ctx, &ProbeRequest{Release: req.GetRelease(), Version: req.GetVersion(), CacheDir: req.GetCacheDir()}))
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (s *server) Compile(req *pb.CompileRequest, stream grpc.ServerStreamingServ
 	defer end()
 	resp, err := wire.Answer(s.impl.Compile(stream.Context(), &CompileRequest{
 		Tree: tree, WorkDir: req.GetWorkDir(), Units: wire.Unpack(req.GetUnits(), unitFrom),
-		ExtraFlags: req.GetExtraFlags(), Jobs: int(req.GetJobs()),
+		ExtraFlags: req.GetExtraFlags(), Jobs: int(req.GetJobs()), Preprocess: req.GetPreprocess(),
 	}, report))
 	end()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,6 +37,9 @@ type Backend struct {
 	kbuild.Service
 	archive archive
 	debs    string
+
+	mu    sync.Mutex
+	plans map[[2]string]*plan // what find found, by release and version
 }
 
 // Info says who the plugin is.
@@ -74,9 +78,37 @@ func (b *Backend) packages() archive {
 	return apt{}
 }
 
-// Probe looks into the package lists.
+// find makes the plan for a kernel, once: Prepare asks what Probe has asked before.
+func (b *Backend) find(ctx context.Context, release, version string) (*plan, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := [2]string{release, version}
+	if p := b.plans[key]; p != nil {
+		return p, nil
+	}
+	p, err := find(ctx, b.packages(), release, version)
+	if err != nil {
+		return nil, err
+	}
+	if b.plans == nil {
+		b.plans = map[[2]string]*plan{}
+	}
+	b.plans[key] = p
+	return p, nil
+}
+
+// Probe looks for a tree that is ready, and then into the package lists: apt may take seconds to read them.
 func (b *Backend) Probe(ctx context.Context, req *backend.ProbeRequest) (*backend.ProbeResponse, error) {
-	p, err := find(ctx, b.packages(), req.Release, req.Version)
+	if req.CacheDir != "" {
+		t, err := prepared(kbuild.NewStore(req.CacheDir), &backend.PrepareRequest{Release: req.Release, Version: req.Version})
+		if err != nil {
+			return nil, err
+		}
+		if t != nil {
+			return &backend.ProbeResponse{Supported: true, Banner: t.Banner}, nil
+		}
+	}
+	p, err := b.find(ctx, req.Release, req.Version)
 	var d *plugin.Diagnostic
 	switch {
 	case errors.As(err, &d) && d.Fault == plugin.FaultUser:
@@ -100,7 +132,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 		return describe(ctx, t, true)
 	}
 	progress(plugin.Progress{Stage: "find", Message: "packages of " + req.Release})
-	p, err := find(ctx, b.packages(), req.Release, req.Version)
+	p, err := b.find(ctx, req.Release, req.Version)
 	if err != nil {
 		return nil, err
 	}

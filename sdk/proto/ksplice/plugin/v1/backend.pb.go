@@ -27,6 +27,7 @@ type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Release       string                 `protobuf:"bytes,1,opt,name=release,proto3" json:"release,omitempty"`
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	CacheDir      string                 `protobuf:"bytes,3,opt,name=cache_dir,json=cacheDir,proto3" json:"cache_dir,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -71,6 +72,13 @@ func (x *ProbeRequest) GetRelease() string {
 func (x *ProbeRequest) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *ProbeRequest) GetCacheDir() string {
+	if x != nil {
+		return x.CacheDir
 	}
 	return ""
 }
@@ -628,6 +636,7 @@ type CompileRequest struct {
 	Units         []*Unit                `protobuf:"bytes,3,rep,name=units,proto3" json:"units,omitempty"`
 	ExtraFlags    []string               `protobuf:"bytes,4,rep,name=extra_flags,json=extraFlags,proto3" json:"extra_flags,omitempty"`
 	Jobs          int32                  `protobuf:"varint,5,opt,name=jobs,proto3" json:"jobs,omitempty"`
+	Preprocess    bool                   `protobuf:"varint,6,opt,name=preprocess,proto3" json:"preprocess,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -695,6 +704,13 @@ func (x *CompileRequest) GetJobs() int32 {
 		return x.Jobs
 	}
 	return 0
+}
+
+func (x *CompileRequest) GetPreprocess() bool {
+	if x != nil {
+		return x.Preprocess
+	}
+	return false
 }
 
 type CompileEvent struct {
@@ -1241,10 +1257,11 @@ var File_ksplice_plugin_v1_backend_proto protoreflect.FileDescriptor
 
 const file_ksplice_plugin_v1_backend_proto_rawDesc = "" +
 	"\n" +
-	"\x1fksplice/plugin/v1/backend.proto\x12\x11ksplice.plugin.v1\x1a\x1cksplice/plugin/v1/arch.proto\x1a\x1cksplice/plugin/v1/base.proto\"B\n" +
+	"\x1fksplice/plugin/v1/backend.proto\x12\x11ksplice.plugin.v1\x1a\x1cksplice/plugin/v1/arch.proto\x1a\x1cksplice/plugin/v1/base.proto\"_\n" +
 	"\fProbeRequest\x12\x18\n" +
 	"\arelease\x18\x01 \x01(\tR\arelease\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"]\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
+	"\tcache_dir\x18\x03 \x01(\tR\bcacheDir\"]\n" +
 	"\rProbeResponse\x12\x1c\n" +
 	"\tsupported\x18\x01 \x01(\bR\tsupported\x12\x16\n" +
 	"\x06banner\x18\x02 \x01(\tR\x06banner\x12\x16\n" +
@@ -1286,14 +1303,17 @@ const file_ksplice_plugin_v1_backend_proto_rawDesc = "" +
 	"\x04Unit\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x16\n" +
-	"\x06module\x18\x03 \x01(\tR\x06module\"\xbc\x01\n" +
+	"\x06module\x18\x03 \x01(\tR\x06module\"\xdc\x01\n" +
 	"\x0eCompileRequest\x12+\n" +
 	"\x04tree\x18\x01 \x01(\v2\x17.ksplice.plugin.v1.TreeR\x04tree\x12\x19\n" +
 	"\bwork_dir\x18\x02 \x01(\tR\aworkDir\x12-\n" +
 	"\x05units\x18\x03 \x03(\v2\x17.ksplice.plugin.v1.UnitR\x05units\x12\x1f\n" +
 	"\vextra_flags\x18\x04 \x03(\tR\n" +
 	"extraFlags\x12\x12\n" +
-	"\x04jobs\x18\x05 \x01(\x05R\x04jobs\"\x90\x01\n" +
+	"\x04jobs\x18\x05 \x01(\x05R\x04jobs\x12\x1e\n" +
+	"\n" +
+	"preprocess\x18\x06 \x01(\bR\n" +
+	"preprocess\"\x90\x01\n" +
 	"\fCompileEvent\x129\n" +
 	"\bprogress\x18\x01 \x01(\v2\x1b.ksplice.plugin.v1.ProgressH\x00R\bprogress\x12<\n" +
 	"\x06result\x18\x02 \x01(\v2\".ksplice.plugin.v1.CompileResponseH\x00R\x06resultB\a\n" +
