@@ -76,7 +76,7 @@ func TestProgress(t *testing.T) {
 	p.close() // twice does no harm
 }
 
-// TestProgressQuiet: nothing is shown where nobody looks, nor before it takes long.
+// TestProgressQuiet: nothing is shown where nobody wants it, nor before it takes long.
 func TestProgressQuiet(t *testing.T) {
 	file, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
@@ -84,10 +84,11 @@ func TestProgressQuiet(t *testing.T) {
 	}
 	defer file.Close()
 	_, slave := terminal(t)
-	for _, p := range []*progress{newProgress(file, false, time.Nanosecond), newProgress(slave, true, time.Nanosecond), newProgress(slave, false, time.Hour)} {
+	for _, p := range []*progress{newProgress(file, false, time.Nanosecond), newProgress(file, true, time.Nanosecond), newProgress(slave, true, time.Nanosecond),
+		newProgress(slave, false, time.Hour)} {
 		p.begin("configure")
 		p.event(plugin.Progress{Stage: "configure", Done: 1, Total: 2})
-		if p.bar != nil {
+		if p.drawn {
 			t.Errorf("a bar is shown")
 		}
 		p.close()
@@ -95,4 +96,19 @@ func TestProgressQuiet(t *testing.T) {
 	if st, err := file.Stat(); err != nil || st.Size() != 0 {
 		t.Errorf("%d bytes were written to a file (%v)", st.Size(), err)
 	}
+}
+
+// TestProgressNarrow: a line is cut where the terminal ends, since it could not be written over otherwise.
+func TestProgressNarrow(t *testing.T) {
+	master, slave := terminal(t)
+	if err := unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 30}); err != nil {
+		t.Fatal(err)
+	}
+	p := newProgress(slave, false, time.Hour)
+	defer p.close()
+	p.eventAt(plugin.Progress{Stage: "compile", Message: "drivers/net/ethernet/somebody/something.c", Total: 10}, at(0))
+	p.mu.Lock()
+	p.draw(at(2 * 3600))
+	p.mu.Unlock()
+	await(t, master, "\r[....................] compil\x1b[K")
 }
