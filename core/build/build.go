@@ -102,6 +102,33 @@ func (b *Builder) Affected(ctx context.Context, tree *backend.Tree, paths []stri
 	return resp.Units, nil
 }
 
+// AffectedIn is Affected in a tree with changed files, which may be makefiles: those then say what is built.
+func (b *Builder) AffectedIn(ctx context.Context, tree *backend.Tree, files map[string][]byte, paths []string) (units []backend.Unit, err error) {
+	c, err := changesOf(tree, files)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.files) == 0 {
+		return b.Affected(ctx, tree, paths)
+	}
+	w, err := b.workTree(ctx, tree)
+	if err != nil {
+		return nil, err
+	}
+	clean := false
+	defer func() { w.end(clean) }()
+	if err := w.put(tree, c.files); err != nil {
+		clean = true
+		return nil, err
+	}
+	resp, err := b.backend.Units(ctx, &backend.UnitsRequest{Tree: tree, WorkDir: w.dir, Sources: paths})
+	if err != nil {
+		return nil, fmt.Errorf("find affected units: %w", err)
+	}
+	clean = true
+	return resp.Units, nil
+}
+
 // Target is what an architecture plugin is told of the tree's kernel: its machine, the CONFIG_ symbols that are set, and the
 // facts that the plugin asks for.
 func (b *Builder) Target(ctx context.Context, tree *backend.Tree, a arch.Arch) (arch.Target, error) {

@@ -42,8 +42,11 @@ func (f *fake) Prepare(_ context.Context, req *backend.PrepareRequest, _ plugin.
 
 func (f *fake) Units(_ context.Context, req *backend.UnitsRequest) (*backend.UnitsResponse, error) {
 	resp := &backend.UnitsResponse{}
+	rules, err := os.ReadFile(filepath.Join(req.WorkDir, "Makefile"))
 	for _, s := range req.Sources {
-		resp.Units = append(resp.Units, unitOf(s))
+		if req.WorkDir == "" || err == nil && strings.Contains(string(rules), s) {
+			resp.Units = append(resp.Units, unitOf(s))
+		}
 	}
 	return resp, nil
 }
@@ -505,6 +508,24 @@ func TestFactsLinkAffected(t *testing.T) {
 	}
 	if _, err := os.Stat(resp.Module); err != nil {
 		t.Errorf("the module: %v", err)
+	}
+	// What a patch adds to the makefile counts in a tree that has it, and in no other.
+	asked := []string{"a.c", "new.c"}
+	for _, tt := range []struct {
+		files map[string][]byte
+		want  []backend.Unit
+	}{
+		{files("Makefile", "new.c", "new.c", "text"), []backend.Unit{unitOf("new.c")}},
+		{files("Makefile", ""), nil},
+		{files("a.c", treeFiles["a.c"]), []backend.Unit{unitOf("a.c"), unitOf("new.c")}}, // no change: the tree itself is asked
+	} {
+		units, err := b.AffectedIn(t.Context(), tree, tt.files, asked)
+		if diff := cmp.Diff(tt.want, units); err != nil || diff != "" {
+			t.Errorf("AffectedIn(%v): %v %s", tt.files, err, diff)
+		}
+	}
+	if _, err := b.AffectedIn(t.Context(), tree, files("../out.c", "x"), asked); err == nil {
+		t.Error("AffectedIn takes a file outside of the source")
 	}
 	units, err := b.Affected(t.Context(), tree, []string{"a.c"})
 	if diff := cmp.Diff([]backend.Unit{unitOf("a.c")}, units); diff != "" || err != nil {

@@ -27,10 +27,11 @@ const (
 // themselves use is refused: a type that nobody uses may change.
 func (r *run) ahead(ctx context.Context) ([]*unit, error) {
 	headers := r.headers()
-	if len(r.units) < manyUnits || len(headers) == 0 {
-		return r.units[:1], nil
+	first := r.units[:1]
+	if len(r.units) < manyUnits || len(headers) == 0 || r.fresh(first[0].Source) || r.gone(first[0].Source) {
+		return first, nil
 	}
-	probe := r.units[0]
+	probe := first[0]
 	if found := r.mentioning(headers, 1); len(found) > 0 {
 		probe = found[0]
 	}
@@ -41,7 +42,7 @@ func (r *run) ahead(ctx context.Context) ([]*unit, error) {
 	if found := r.mentioning(names, maxAhead); len(found) > 0 {
 		return found, nil
 	}
-	return r.units[:1], nil
+	return first, nil
 }
 
 // headers are the patched headers as units include them.
@@ -59,10 +60,13 @@ func (r *run) headers() []string {
 	return out
 }
 
-// mentioning returns the first units whose source has one of the words in it.
+// mentioning returns the first units whose source has one of the words in it, of those that exist before and after the patch.
 func (r *run) mentioning(words []string, most int) []*unit {
 	var out []*unit
 	for _, u := range r.units {
+		if r.fresh(u.Source) || r.gone(u.Source) {
+			continue
+		}
 		text, ok := r.post[u.Source]
 		if !ok {
 			// One that cannot be read is generated; it goes with the rest.

@@ -154,7 +154,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 
 // fixup asks how the extracted code must be edited to live in a module.
 func (r *run) fixup(ctx context.Context, u *unit, c *diff.Closure) (*arch.FixupResponse, error) {
-	req := &arch.FixupRequest{Target: r.targetOf(u.Module != ""), Object: u.post.stripped, Sections: c.SectionIndices()}
+	req := &arch.FixupRequest{Target: r.archTarget(u.Module != ""), Object: u.post.stripped, Sections: c.SectionIndices()}
 	resp, err := r.arch.Fixup(ctx, req)
 	if err != nil {
 		return nil, fmt.Errorf("%s: fix up extracted code: %w", u.Object, err)
@@ -171,7 +171,7 @@ func (r *run) fixup(ctx context.Context, u *unit, c *diff.Closure) (*arch.FixupR
 
 // redirects asks how each changed function can be redirected.
 func (r *run) redirects(ctx context.Context, u *unit) (map[uint32]arch.Redirect, error) {
-	req := &arch.RedirectRequest{Target: r.targetOf(u.Module != ""), Object: u.pre.stripped}
+	req := &arch.RedirectRequest{Target: r.archTarget(u.Module != ""), Object: u.pre.stripped}
 	var names []string
 	for _, f := range u.result.Functions {
 		if f.Kind == diff.Changed {

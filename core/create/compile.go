@@ -32,7 +32,11 @@ type side struct {
 	stripped plugin.File  // without
 	bytes    []byte       // of stripped
 	diff     *diff.Object
+	nothing  bool // the source does not exist
 }
+
+// paired says that the unit's source exists before and after the patch.
+func (u *unit) paired() bool { return !u.pre.nothing && !u.post.nothing }
 
 // file is a file name for the unit's object. One object may be in several modules.
 func (u *unit) file() string {
@@ -66,19 +70,32 @@ func (r *run) compile(ctx context.Context) error {
 }
 
 func (r *run) compileGroup(ctx context.Context, group []*unit) error {
-	units := make([]backend.Unit, len(group))
-	for i, u := range group {
-		units[i] = u.Unit
-	}
 	for _, s := range []struct {
-		name  string
-		files map[string][]byte
-		set   func(*unit, *side)
+		name   string
+		files  map[string][]byte
+		absent func(source string) bool
+		set    func(*unit, *side)
 	}{
-		{"pre", r.pre, func(u *unit, s *side) { u.pre = s }},
-		{"post", r.post, func(u *unit, s *side) { u.post = s }},
+		{"pre", r.pre, r.fresh, func(u *unit, s *side) { u.pre = s }},
+		{"post", r.post, r.gone, func(u *unit, s *side) { u.post = s }},
 	} {
 		r.stage(s.name)
+		var there []*unit
+		var units []backend.Unit
+		for _, u := range group {
+			if !s.absent(u.Source) {
+				there, units = append(there, u), append(units, u.Unit)
+				continue
+			}
+			sd, err := r.nothing(s.name + "-" + u.file())
+			if err != nil {
+				return fmt.Errorf("%s: %w", u.Object, err)
+			}
+			s.set(u, sd)
+		}
+		if len(units) == 0 {
+			continue
+		}
 		objects, err := r.objects(ctx, s.name, s.files, units, flags)
 		if err != nil {
 			return err
@@ -88,10 +105,10 @@ func (r *run) compileGroup(ctx context.Context, group []*unit) error {
 				r.report.Cached++
 			}
 			sd := &side{object: o}
-			if err := r.strip(sd, s.name+"-"+group[i].file()); err != nil {
-				return fmt.Errorf("%s: %w", group[i].Object, err)
+			if err := r.strip(sd, s.name+"-"+there[i].file()); err != nil {
+				return fmt.Errorf("%s: %w", there[i].Object, err)
 			}
-			s.set(group[i], sd)
+			s.set(there[i], sd)
 		}
 	}
 	return nil
@@ -134,7 +151,7 @@ func (r *run) layout(group []*unit) error {
 	seen := map[string]bool{}
 	var reasons []string
 	for _, u := range group {
-		if u.pre.object.SHA256 == u.post.object.SHA256 {
+		if !u.paired() || u.pre.object.SHA256 == u.post.object.SHA256 {
 			continue
 		}
 		changes, err := semantic.CompareFiles(u.pre.object.Path, u.post.object.Path)
@@ -179,6 +196,7 @@ func (r *run) compare(ctx context.Context) error {
 		}
 	}
 	var compared []diff.Unit
+	var added, removed []string
 	changed := false
 	for _, u := range r.units {
 		if err := r.declarations(u); err != nil {
@@ -208,7 +226,8 @@ func (r *run) compare(ctx context.Context) error {
 		if len(c.Functions)+len(c.New)+len(c.Removed) == 0 {
 			continue
 		}
-		changed = true
+		changed = changed || len(c.Functions) > 0
+		added, removed = append(added, c.New...), append(removed, c.Removed...)
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
 	}
@@ -219,6 +238,12 @@ func (r *run) compare(ctx context.Context) error {
 	}
 	if !changed {
 		why := "no function's object code changes: the running kernel would behave the same"
+		if len(added) > 0 {
+			why += ", nothing in it would call what is new (" + strings.Join(added, ", ") + ")"
+		}
+		if len(removed) > 0 {
+			why += ", which has what is removed (" + strings.Join(removed, ", ") + ") for good"
+		}
 		return refuse(ReasonNoEffect, strings.Join(append([]string{why}, r.report.Notes...), "\n  "))
 	}
 	return nil
@@ -228,7 +253,7 @@ func (r *run) compare(ctx context.Context) error {
 func (r *run) declarations(u *unit) error {
 	for _, s := range []*side{u.pre, u.post} {
 		s.diff.Name = u.Object
-		if bytes.Equal(u.pre.bytes, u.post.bytes) {
+		if s.nothing || bytes.Equal(u.pre.bytes, u.post.bytes) {
 			continue // then names are enough
 		}
 		var err error
@@ -256,7 +281,7 @@ func sayChanged(c *Changed) string {
 // describe asks the architecture plugin about every object of units, in one call for each kind of target.
 func (r *run) describe(ctx context.Context, units []*unit) error {
 	for _, module := range []bool{false, true} {
-		req := &arch.DescribeRequest{Target: r.targetOf(module)}
+		req := &arch.DescribeRequest{Target: r.archTarget(module)}
 		var sides []*side
 		for _, u := range units {
 			if (u.Module != "") == module {
@@ -283,7 +308,7 @@ func (r *run) describe(ctx context.Context, units []*unit) error {
 	return nil
 }
 
-func (r *run) targetOf(module bool) arch.Target {
+func (r *run) archTarget(module bool) arch.Target {
 	t := r.target
 	t.Module = module
 	return t

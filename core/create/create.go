@@ -193,6 +193,10 @@ func (r *run) parse() error {
 			switch c := patch.Classify(name); c.Class {
 			case patch.Refused:
 				reasons = append(reasons, name+": "+c.Reason)
+			case patch.Rules:
+				if problem := p.RulesProblem(f); problem != "" {
+					reasons = append(reasons, name+": "+problem)
+				}
 			case patch.Ignored:
 				r.report.Notes = append(r.report.Notes, name+": "+c.Reason)
 			}
@@ -295,7 +299,10 @@ func (r *run) affected(ctx context.Context) error {
 		r.o.Units[i] = path.Clean(u)
 		asked = append(asked, r.o.Units[i])
 	}
-	units, err := r.o.Builder.Affected(ctx, r.tree, asked)
+	if err := r.checkRules(ctx); err != nil {
+		return err
+	}
+	units, err := r.reached(ctx, asked)
 	if err != nil {
 		return err
 	}
@@ -304,7 +311,7 @@ func (r *run) affected(ctx context.Context) error {
 		for _, b := range base {
 			asked = append(asked, code(b)...)
 		}
-		if units, err = r.o.Builder.Affected(ctx, r.tree, asked); err != nil {
+		if units, err = r.reached(ctx, asked); err != nil {
 			return err
 		}
 	}
@@ -344,7 +351,7 @@ func code(p *patch.Patch) []string {
 	var out []string
 	for _, f := range p.Files {
 		for _, name := range f.Paths() {
-			if patch.Classify(name).Class != patch.Ignored {
+			if c := patch.Classify(name).Class; c == patch.Source || c == patch.Header {
 				out = append(out, name)
 			}
 		}
@@ -371,7 +378,7 @@ func (r *run) unbuilt(ctx context.Context, paths []string, units []backend.Unit)
 		if _, err := os.Stat(filepath.Join(r.tree.Source, p)); isHeader(p) && errors.Is(err, os.ErrNotExist) {
 			continue // a new one: only the patch's own files can include it
 		}
-		of, err := r.o.Builder.Affected(ctx, r.tree, []string{p})
+		of, err := r.built(ctx, r.post, []string{p})
 		if err != nil {
 			return err
 		}

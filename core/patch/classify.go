@@ -16,11 +16,13 @@ const (
 	Header
 	// Ignored is a file that changes no code of the kernel.
 	Ignored
+	// Rules is a makefile of a directory: it may list the objects of new files (see RulesProblem).
+	Rules
 	// Refused is a file whose change cannot be brought into a running kernel.
 	Refused
 )
 
-// Classification is a class with the reason for it, for people; empty for Source and Header.
+// Classification is a class with the reason for it, for people; empty for Source, Header and Rules.
 type Classification struct {
 	Class  Class
 	Reason string
@@ -42,17 +44,21 @@ var rules = []rule{
 	{under("tools/objtool", "tools/bpf/resolve_btfids", "tools/build", "tools/lib", "tools/include", "tools/arch"), Refused, "it changes a tool that builds the kernel"},
 	{under("tools"), Ignored, "tools for user space are not part of the kernel"},
 	{prefix("Kconfig"), Refused, "the configuration of a running kernel cannot change; leave the file out if the code does not depend on it"},
-	{named("Makefile", "Kbuild", "Platform"), Refused, "rules of the build cannot change: the objects must be built as the running kernel was"},
-	{prefix("Makefile."), Refused, "rules of the build cannot change: the objects must be built as the running kernel was"},
+	{named("Platform"), Refused, rulesStay},
+	{prefix("Makefile."), Refused, rulesStay},
 	{suffix(".lds", ".lds.S", ".lds.h"), Refused, "a linker script lays out the whole kernel, which is running"},
 	{under("scripts"), Refused, "it changes how the kernel is built"},
+	{configuring, Refused, "it configures the whole kernel: the objects must be built as the running kernel was"},
 	{under("usr"), Refused, "it makes the initial file system, which has been used already"},
 	{underArch("boot", "realmode/rm", "purgatory", "tools"), Refused, "it runs before the kernel or while it is built, not in it"},
 	{vdso, Refused, "the vDSO is code of processes, which map it; only kernel code can be replaced"},
 	{suffix(".dts", ".dtsi", ".dtso"), Refused, "a device tree is read while the machine starts"},
+	{named("Makefile", "Kbuild"), Rules, ""},
 	{suffix(".c", ".S"), Source, ""},
 	{suffix(".h"), Header, ""},
 }
+
+const rulesStay = "rules of the build cannot change: the objects must be built as the running kernel was"
 
 // Classify says what a change of the file at path, relative to the top of the kernel's source, means.
 func Classify(path string) Classification {
@@ -115,6 +121,11 @@ func suffix(ends ...string) func(string) bool {
 		}
 		return false
 	}
+}
+
+// configuring fits the makefiles that decide the flags of every unit.
+func configuring(path string) bool {
+	return path == "Makefile" || path == "Kbuild" || strings.HasPrefix(path, "arch/") && strings.Count(path, "/") == 2 && named("Makefile")(path)
 }
 
 // vdso fits the code that the kernel maps into processes. The files that map it and know its exception table are kernel code

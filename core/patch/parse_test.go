@@ -205,8 +205,13 @@ func TestClassify(t *testing.T) {
 		{"lib/Kconfig.debug", Refused},
 		{"Makefile", Refused},
 		{"scripts/Makefile.lib", Refused},
-		{"fs/ext4/Makefile", Refused},
-		{"arch/x86/Kbuild", Refused},
+		{"Kbuild", Refused},
+		{"arch/x86/Makefile", Refused},
+		{"arch/x86/Makefile.um", Refused},
+		{"arch/x86/entry/vdso/Makefile", Refused},
+		{"arch/x86/boot/Makefile", Refused},
+		{"fs/ext4/Makefile", Rules},
+		{"arch/x86/Kbuild", Rules},
 		{"arch/x86/kernel/vmlinux.lds.S", Refused},
 		{"include/asm-generic/vmlinux.lds.h", Refused},
 		{"arch/x86/boot/compressed/misc.c", Refused},
@@ -226,7 +231,7 @@ func TestClassify(t *testing.T) {
 		if got.Class != tt.want {
 			t.Errorf("Classify(%q) = %v, want class %v", tt.path, got, tt.want)
 		}
-		if (got.Reason == "") != (got.Class == Source || got.Class == Header) {
+		if (got.Reason == "") != (got.Class == Source || got.Class == Header || got.Class == Rules) {
 			t.Errorf("Classify(%q) = %v: reason missing or without need", tt.path, got)
 		}
 	}
