@@ -208,6 +208,10 @@ func (r *run) compare(ctx context.Context) error {
 		}
 		u.result = res
 		compared = append(compared, diff.Unit{Object: u.Object, Module: u.Module, Result: res})
+	}
+	refused("", diff.Moved(compared))
+	for _, u := range r.units {
+		res := u.result
 		refused(u.Object+": ", res.Refusals)
 		c := Changed{Source: u.Source, Module: u.Module}
 		for _, f := range res.Functions {
@@ -218,12 +222,14 @@ func (r *run) compare(ctx context.Context) error {
 				c.New = append(c.New, f.Name)
 			case diff.Removed:
 				c.Removed = append(c.Removed, f.Name)
+			case diff.MovedHere:
+				c.Moved = append(c.Moved, f.Name)
 			}
 		}
 		for _, n := range res.Notes {
 			r.report.Notes = append(r.report.Notes, u.Object+": "+n)
 		}
-		if len(c.Functions)+len(c.New)+len(c.Removed) == 0 {
+		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved) == 0 {
 			continue
 		}
 		changed = changed || len(c.Functions) > 0
@@ -231,7 +237,6 @@ func (r *run) compare(ctx context.Context) error {
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
 	}
-	refused("", diff.Moved(compared))
 	if len(reasons) > 0 {
 		sortReasons(reasons)
 		return &RefusedError{reasons}
@@ -271,6 +276,9 @@ func sayChanged(c *Changed) string {
 	}
 	if len(c.Removed) > 0 {
 		text += " removed: " + strings.Join(c.Removed, " ")
+	}
+	if len(c.Moved) > 0 {
+		text += " moved here: " + strings.Join(c.Moved, " ")
 	}
 	if c.Module != "" {
 		text += "     module " + c.Module

@@ -80,6 +80,8 @@ type Changed struct {
 	Functions []string `json:"functions"`
 	New       []string `json:"new,omitempty"`
 	Removed   []string `json:"removed,omitempty"`
+	// Moved are functions that other units had.
+	Moved []string `json:"moved,omitempty"`
 }
 
 // Stage is the time one stage took.

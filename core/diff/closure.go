@@ -32,7 +32,7 @@ type Piece struct {
 	Start, Entry, End uint64
 	// Symbols are those of post at Entry, for names in the part; none for anonymous data and table entries.
 	Symbols []*objfile.Symbol
-	// Change is set for functions and pieces of functions that replace others.
+	// Change is set for functions and pieces of functions that replace others; it is another unit's for a function that moved here.
 	Change *FunctionChange
 	// Shared says that other units can name it: it is new and global.
 	Shared bool
@@ -161,7 +161,7 @@ func (c *Closure) piece(i *item) (*Piece, error) {
 		p.Change = c.r.changed[i]
 	}
 	named := i.kind == itemFunction && i.parent == nil || i.kind == itemData && !byContent(c.r.post, i)
-	if named && i.pair == nil {
+	if named && i.pair == nil && c.r.changed[i] == nil {
 		p.Shared = !i.local()
 		c.newSet[i.name()] = true
 	}
@@ -347,6 +347,9 @@ func (c *Closure) place(from *Piece, to place, y *objfile.Symbol, bias int64) (T
 		}
 		return Target{Piece: p, Addend: to.offset + int64(i.start-p.Start) + bias}, nil
 	}
+	if i.pair == nil { // it moved here: the unit that had it names it
+		return Target{Name: i.name(), Addend: to.offset + bias}, nil
+	}
 	pre := c.preSymbol(i, y)
 	if pre == nil {
 		return Target{}, fmt.Errorf("pre has no symbol for %s", to)
@@ -383,7 +386,7 @@ func (c *Closure) stays(from *Piece, to place) (bool, error) {
 	}
 	changed := c.r.changed[i] != nil
 	switch {
-	case i.pair == nil:
+	case i.pair == nil && !changed:
 		return false, nil
 	case !changed:
 		return true, nil

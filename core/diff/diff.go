@@ -36,6 +36,8 @@ const (
 	Changed Kind = "changed"
 	New     Kind = "new"
 	Removed Kind = "removed"
+	// MovedHere: another unit of the same target had the function (see Moved), and lists it as changed.
+	MovedHere Kind = "moved here"
 )
 
 // FunctionChange is one function, or piece that the compiler split off a function, that differs.
@@ -44,7 +46,8 @@ type FunctionChange struct {
 	Kind Kind
 	// Why is the first reason, for people: "bytes at +0x12", "reference at +0x20: foo -> bar", "table __ex_table: 2 entries -> 3".
 	Why string
-	// Pre is nil for new functions. Post is nil for removed ones, and for a changed piece that post no longer has.
+	// Pre is nil for new functions. Post is nil for removed ones, for those that moved to another unit, and for a changed piece that
+	// post no longer has.
 	Pre, Post *objfile.Symbol
 	// Fragment says that it is a piece of the function Parent (NAME.cold).
 	Fragment bool

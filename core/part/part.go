@@ -128,6 +128,12 @@ func (b *builder) build() error {
 			b.out.Notes = append(b.out.Notes, u.Unit.Object+": "+n)
 		}
 	}
+	replacements := b.replacements()
+	for _, x := range b.units {
+		if err := x.replaced(replacements); err != nil {
+			return fmt.Errorf("%s: %w", x.in.Unit.Object, err)
+		}
+	}
 	d := &describer{b: b}
 	if err := d.describe(machine); err != nil {
 		return err
