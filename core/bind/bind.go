@@ -224,9 +224,6 @@ func (in *Input) absent(part *update.Part, name string) error {
 	return nil
 }
 
-// padSize is the length of a landing pad for indirect branches.
-const padSize = 4
-
 // landing refuses a function whose address the part takes and whose entry is no landing pad for indirect branches: run has sealed
 // it (arch/x86/kernel/alternative.c, apply_seal_endbr, 6.12; apply_ibt_endbr, 6.1), or it never had one. Calling it through a pointer
 // would fault. Where pre takes the address too, the kernel's build has seen to it.
@@ -236,7 +233,7 @@ func (in *Input) landing(part *update.Part, s *update.Slot, v uint64) error {
 	if pad == nil || !code || in.taken(v) {
 		return nil
 	}
-	entry := make([]byte, padSize)
+	entry := make([]byte, match.LandingPad)
 	if err := in.Kernel.Memory.ReadMemory(entry, v); err != nil {
 		return &Error{part.Name, s.Name, fmt.Sprintf("its entry cannot be read: %v", err)}
 	}
@@ -252,8 +249,8 @@ func (in *Input) pad() []byte {
 	for _, u := range in.Units {
 		for i := range u.Desc.Functions {
 			fn := &u.Desc.Functions[i]
-			if data := u.File.Sections[fn.Section].Data; fn.Endbr && fn.Offset <= uint64(len(data)) && uint64(len(data))-fn.Offset >= padSize {
-				return data[fn.Offset : fn.Offset+padSize]
+			if data := u.File.Sections[fn.Section].Data; fn.Endbr && fn.Offset <= uint64(len(data)) && uint64(len(data))-fn.Offset >= match.LandingPad {
+				return data[fn.Offset : fn.Offset+match.LandingPad]
 			}
 		}
 	}

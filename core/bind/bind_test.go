@@ -309,11 +309,9 @@ func TestConst(t *testing.T) {
 	part := &update.Part{Slots: []update.Slot{{Kind: update.SlotConst, Name: "runtime_ptr_x", Unit: -1}}}
 	_, err := w.bind(t, part)
 	refused(t, err, "runtime_ptr_x", "no matched function")
-	section := w.unit.Desc.Functions[0].Section
-	w.unit.Desc.Sites = []arch.Site{
-		{Section: section, At: 4, Length: 4, Kind: arch.SiteRuntimeConst, Detail: "runtime_ptr_y", Key: -1},
-		{Section: section, At: 16, Length: 8, Kind: arch.SiteRuntimeConst, Detail: "runtime_ptr_x", Key: -1},
-	}
+	section := w.unit.File.Section(".text.f")
+	w.unit.Site("runtime_ptr_y", arch.SiteRuntimeConst, section, 8, nil)
+	w.unit.Site("runtime_ptr_x", arch.SiteRuntimeConst, section, 16, nil)
 	b, err := w.bind(t, part)
 	if err != nil || b.Values[0] != text+16 {
 		t.Errorf("%+v, %v", b, err)

@@ -50,10 +50,9 @@ type Function struct {
 	Reason   string         `json:"reason,omitempty"`
 	Mismatch *arch.Mismatch `json:"mismatch,omitempty"`
 	// Run is the function's bytes in run and RunSize their number that count; Resized as in arch.MatchResult.
-	Run     []byte       `json:"-"`
-	RunSize uint64       `json:"size,omitempty"`
-	Resized bool         `json:"resized,omitempty"`
-	Sites   []arch.Range `json:"-"`
+	Run     []byte `json:"-"`
+	RunSize uint64 `json:"size,omitempty"`
+	Resized bool   `json:"resized,omitempty"`
 }
 
 // Stats counts what matching did.
@@ -285,15 +284,12 @@ func (m *matcher) reread(ctx context.Context) bool {
 // collect lists the functions to match; a symbol that is a mere alias of another is matched with it.
 func (m *matcher) collect() error {
 	for ui, unit := range m.u.units {
+		if err := unit.check(); err != nil {
+			return err
+		}
 		for fi := range unit.Desc.Functions {
 			fn := &unit.Desc.Functions[fi]
-			s, err := m.u.symbol(ui, fn.Symbol)
-			if err != nil {
-				return fmt.Errorf("architecture plugin: %w", err)
-			}
-			if s.Section == nil || uint32(s.Section.Index) != fn.Section || fn.Offset > uint64(len(s.Section.Data)) || fn.Size > uint64(len(s.Section.Data))-fn.Offset {
-				return fmt.Errorf("architecture plugin: %s: function %s does not lie in its section", unit.Name, fn.Name)
-			}
+			s := unit.File.Symbols[fn.Symbol]
 			f := Function{Unit: ui, Object: unit.Name, Symbol: fn.Symbol, Name: fn.Name}
 			m.sol.byName[functionKey{ui, fn.Symbol}] = len(m.sol.Functions)
 			weak := s.Bind == elf.STB_WEAK
@@ -446,6 +442,9 @@ func (m *matcher) resolve(unit int, w *work, c *candidate) error {
 	if r.RunSize > uint64(len(c.run)) {
 		return fmt.Errorf("the architecture plugin says %d bytes match, but was shown %d", r.RunSize, len(c.run))
 	}
+	if err := m.verify(unit, w.fn, c); err != nil {
+		return err
+	}
 	c.merged = map[uint64]uint64{}
 	add := func(symbol uint32, value, at uint64) error {
 		p, ok, err := m.u.place(unit, symbol)
@@ -533,7 +532,7 @@ func (m *matcher) decide(w *work) (bool, error) {
 		m.sol.merged[fieldKey{w.unit, w.fn.Symbol, at}] = a
 	}
 	f.Status, f.Address, f.Code, f.Reason = StatusMatched, c.address, c.code, ""
-	f.RunSize, f.Resized, f.Sites = c.result.RunSize, c.result.Resized, c.result.Sites
+	f.RunSize, f.Resized = c.result.RunSize, c.result.Resized
 	f.Run = c.run[:c.result.RunSize]
 	m.sol.Stats.Functions++
 	m.sol.Stats.Relocations += len(c.result.Equations) + len(c.merged)

@@ -468,7 +468,7 @@ func TestKeys(t *testing.T) {
 	w := matchtest.New(t)
 	u := w.Unit("a.o", "")
 	key := u.Undefined("my_key")
-	u.Func(".text.f", "f", global, "f", ref{Symbol: "my_key", Addend: 1, Obligation: arch.ObligationJumpKey})
+	u.Func(".text.f", "f", global, "f", ref{Symbol: "my_key", Addend: 9, Obligation: arch.ObligationJumpKey})
 	w.Symbol("", "f", text)
 	w.Memory[text] = matchtest.Code("f", 0)
 	s := solve(t, w, around{})
@@ -477,17 +477,13 @@ func TestKeys(t *testing.T) {
 		t.Errorf("reason = %q", r)
 	}
 
-	entry := binary.LittleEndian.AppendUint32(nil, uint32(0x100000000-(table-(text+8)))) // relative to itself
-	entry = binary.LittleEndian.AppendUint32(entry, 0)
-	kv := int64(data + 0x20 + 1 - (table + 8))
-	entry = binary.LittleEndian.AppendUint64(entry, uint64(kv))
-	w.Memory[table] = entry
+	w.Memory[table] = matchtest.JumpEntry(table, text+8, data+0x20+1)
 	w.Symbol("", "__start___jump_table", table)
 	w.Symbol("", "__stop___jump_table", table+16)
 	s = solve(t, w, around{})
 	verdicts(t, s, verdict{"f", match.StatusMatched, text})
-	// The entry's low two bits are flags, so that the key lies at data+0x20, less the offset that post names.
-	value(t, s, 0, key, data+0x20-1)
+	// The entry's low two bits are flags, so that the key lies at data+0x20, less the offset that pre names, without its flags.
+	value(t, s, 0, key, data+0x20-8)
 }
 
 // TestKeyOfTrampoline: where a site names the trampoline, the kernel has put the key in its place.

@@ -5,12 +5,14 @@ package matchtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/ksplice/ksplice/core/kernel"
@@ -142,6 +144,9 @@ func (u *Unit) Number(name string) uint32 {
 	return u.Undefined(name)
 }
 
+// word is the relocation type of all fields: a whole address.
+const word = uint32(elf.R_X86_64_64)
+
 // Func adds a function at the end of a section. Its code begins with the tag of body and has a field for each reference.
 func (u *Unit) Func(section, name string, bind elf.SymBind, body string, refs ...Ref) uint32 {
 	s := u.Section(section, elf.SHF_EXECINSTR)
@@ -152,10 +157,84 @@ func (u *Unit) Func(section, name string, bind elf.SymBind, body string, refs ..
 	u.refs[n] = refs
 	u.Desc.Functions = append(u.Desc.Functions, arch.Function{Symbol: n, Name: name, Section: uint32(s.Index), Offset: at, Size: s.Size - at, Parent: -1})
 	for i, r := range refs {
-		u.Desc.Refs = append(u.Desc.Refs, arch.Ref{Section: uint32(s.Index), At: at + 8 + 8*uint64(i), Size: 8,
-			Symbol: u.Number(r.Symbol), Addend: r.Addend, Offset: r.Addend})
+		field := at + 8 + 8*uint64(i)
+		switch r.Obligation {
+		case "":
+		case arch.ObligationBytes, arch.ObligationString:
+			u.merge(&r)
+		case arch.ObligationJumpKey:
+			u.Site("__jump_table", arch.SiteJumpLabel, s, field, &r)
+		case arch.ObligationStaticCallKey:
+			u.Site(".static_call_sites", arch.SiteStaticCall, s, field, &r)
+		default:
+			u.Site("sites", "made up", s, field, nil)
+		}
+		u.ref(s, field, u.Number(r.Symbol), r.Addend)
 	}
+	u.sort()
 	return n
+}
+
+// ref adds a relocation and its reference.
+func (u *Unit) ref(s *objfile.Section, at uint64, symbol uint32, addend int64) {
+	s.Relocs = append(s.Relocs, &objfile.Reloc{Offset: at, Type: word, Symbol: u.File.Symbols[symbol], Addend: addend})
+	u.Desc.Refs = append(u.Desc.Refs, arch.Ref{Section: uint32(s.Index), At: at, Size: 8, Type: word, Symbol: symbol, Addend: addend, Offset: addend})
+}
+
+// merge gives the unit a section of constants that linkers merge, with those of a reference.
+func (u *Unit) merge(r *Ref) {
+	s := u.Section(r.Symbol, elf.SHF_MERGE)
+	s.EntSize = uint64(len(r.Bytes))
+	if r.Obligation == arch.ObligationString {
+		s.Flags, s.EntSize = s.Flags|elf.SHF_STRINGS, 1
+	}
+	s.Data = append(s.Data, make([]byte, max(0, int(r.Addend)+len(r.Bytes)-len(s.Data)))...)
+	copy(s.Data[r.Addend:], r.Bytes)
+	s.Size = uint64(len(s.Data))
+	if u.File.Symbol(r.Symbol) == nil {
+		u.add(&objfile.Symbol{Name: r.Symbol, Section: s, Type: elf.STT_SECTION})
+	}
+}
+
+// Site adds a site of eight bytes and the entry of a table that names it; key, where not nil, is what the entry names besides.
+func (u *Unit) Site(table string, kind arch.SiteKind, s *objfile.Section, at uint64, key *Ref) {
+	t := u.Section(table, 0)
+	entry := t.Size
+	t.Data = append(t.Data, make([]byte, 16)...)
+	t.Size = uint64(len(t.Data))
+	u.ref(t, entry, u.add(&objfile.Symbol{Section: s, Type: elf.STT_SECTION}), int64(at))
+	site := arch.Site{Section: uint32(s.Index), At: at, Length: 8, Kind: kind, Table: uint32(t.Index), Entry: entry, Key: -1}
+	if kind == arch.SiteRuntimeConst {
+		site.Detail = table
+	}
+	if key != nil {
+		site.Key = int32(len(u.Desc.Refs))
+		u.ref(t, entry+8, u.Number(key.Symbol), key.Addend)
+	}
+	u.Desc.Entries = append(u.Desc.Entries, arch.TableEntry{Table: uint32(t.Index), At: entry, Size: 16, Owner: uint32(s.Index), OwnerOffset: at})
+	u.Desc.Sites = append(u.Desc.Sites, site)
+	u.sort()
+}
+
+// sort puts the description in the order that it must have.
+func (u *Unit) sort() {
+	d := u.Desc
+	key := map[int32]arch.Ref{}
+	for _, x := range d.Sites {
+		if x.Key >= 0 {
+			key[x.Key] = d.Refs[x.Key]
+		}
+	}
+	slices.SortStableFunc(d.Refs, func(a, b arch.Ref) int {
+		return cmp.Or(cmp.Compare(a.Section, b.Section), cmp.Compare(a.At, b.At))
+	})
+	slices.SortStableFunc(d.Entries, func(a, b arch.TableEntry) int { return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.At, b.At)) })
+	slices.SortStableFunc(d.Sites, func(a, b arch.Site) int { return cmp.Or(cmp.Compare(a.Section, b.Section), cmp.Compare(a.At, b.At)) })
+	for i := range d.Sites {
+		if x := &d.Sites[i]; x.Key >= 0 {
+			x.Key = int32(slices.Index(d.Refs, key[x.Key]))
+		}
+	}
 }
 
 // Code is what run has for a function: the tag of body and the fields' values.
@@ -165,6 +244,12 @@ func Code(body string, fields ...uint64) []byte {
 		b = binary.LittleEndian.AppendUint64(b, f)
 	}
 	return b
+}
+
+// JumpEntry is an entry at an address of the kernel's jump table, for a site and its key (include/linux/jump_label.h).
+func JumpEntry(at, site, key uint64) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(site-at))
+	return binary.LittleEndian.AppendUint64(append(b, 0, 0, 0, 0), key-(at+8))
 }
 
 // Match implements arch.Arch.
@@ -205,11 +290,14 @@ func compare(u *Unit, c arch.Candidate, pre, run []byte) arch.MatchResult {
 			r.Equations = append(r.Equations, arch.Equation{Symbol: u.Number(ref.Symbol), Value: value - uint64(ref.Addend), At: at})
 			continue
 		case arch.ObligationJumpKey, arch.ObligationStaticCallKey:
-			o.Address, o.Symbol, o.Offset = c.Address+at, u.Number(ref.Symbol), ref.Addend
+			o.Address, o.Symbol, o.Offset = c.Address+at, u.Number(ref.Symbol), ref.Addend&^3
 		case arch.ObligationSymbol:
 			o.Names = []string{ref.Symbol}
 		case arch.ObligationCode:
 			o.Forms = [][]byte{ref.Bytes}
+		}
+		if ref.Obligation != arch.ObligationBytes && ref.Obligation != arch.ObligationString {
+			r.Sites = append(r.Sites, arch.Range{Offset: at, Length: 8})
 		}
 		r.Obligations = append(r.Obligations, o)
 	}
