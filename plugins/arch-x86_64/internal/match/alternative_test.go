@@ -235,6 +235,21 @@ func TestResized(t *testing.T) {
 	refused(t, one(t, u, f, objtest.Hex(t, "85 c0 75 04 eb 3a eb f8 31 c0"), false), 13, "run ends")
 }
 
+// TestResizedField has a jump to a function nearby whose relocation is none of a jump's: no form of it is accepted.
+func TestResizedField(t *testing.T) {
+	for kind, ok := range map[elf.R_X86_64]bool{elf.R_X86_64_PLT32: true, elf.R_X86_64_PC32: true, elf.R_X86_64_PC64: false, elf.R_X86_64_GOTPCREL: false,
+		elf.R_X86_64_32S: false} {
+		b := objtest.New(t)
+		s := b.Section(".text.f", objtest.Text, "55 e9 00000000 5d c3 cccccccc")
+		f := b.Func("f", s, 0, 12)
+		b.Reloc(s, 2, kind, b.Undef("near"), -4)
+		r := one(t, b.Describe(objtest.Target()), f, objtest.Hex(t, "55 eb 10 5d c3 cccccccc"), false)
+		if r.Matched != ok {
+			t.Errorf("%v: matched %t (%+v)", kind, r.Matched, r.Mismatch)
+		}
+	}
+}
+
 // TestResizedPrefix has a branch with another prefix, which is no other form of it.
 func TestResizedPrefix(t *testing.T) {
 	b := objtest.New(t)

@@ -2,6 +2,7 @@ package match
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/decode"
@@ -180,12 +181,17 @@ func (c *comparison) stepSite(cl cluster, run uint64) (from, to uint64, why stri
 	return 0, 0, why
 }
 
-// stepBranch checks where a direct branch leads.
+// stepBranch checks where a direct branch leads. Its field is the displacement, and nothing else in it is one.
 func (c *comparison) stepBranch(a *decode.Inst, fields []describe.Field, pre, target uint64) (why string) {
 	for i := range fields {
-		if f := &fields[i]; f.Size != 0 {
-			return c.means(f, target-uint64(f.Means))
+		f := &fields[i]
+		if f.Size == 0 {
+			continue
 		}
+		if f.Kind != arch.RefBranch || f.Size != a.PCRelSize || f.Type != elf.R_X86_64_PC32 && f.Type != elf.R_X86_64_PLT32 {
+			return fmt.Sprintf("the field of type %v at +%#x is no displacement of the branch", f.Type, c.at(f.Offset))
+		}
+		return c.means(f, target-uint64(f.Means))
 	}
 	to := c.fn.Offset + pre + uint64(a.Len) + uint64(a.Rel())
 	return c.leadsPlace(pre, describe.Place{Section: c.fn.Section, At: to}, target)
