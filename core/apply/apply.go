@@ -17,6 +17,7 @@ import (
 	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/part"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
@@ -93,6 +94,12 @@ type session struct {
 }
 
 func newSession(u *update.Update, opts Options) (*session, error) {
+	for i := range u.Manifest.Parts {
+		p := &u.Manifest.Parts[i]
+		if err := part.Sealed(u.Files[p.File], p); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := os.MkdirTemp("", "ksplice-*")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory to work in: %w", err)

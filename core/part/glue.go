@@ -8,7 +8,7 @@ import (
 
 // glue is the part's own C source. Imports of the extracted code are named in it, so that modpost records their versions: a
 // module with versions for some imports must have them for all (kernel/module/version.c, check_version).
-func (b *builder) glue() string {
+func (b *builder) glue(sealed string) string {
 	var s strings.Builder
 	s.WriteString(`/* SPDX-License-Identifier: GPL-2.0 */
 #include <linux/init.h>
@@ -43,7 +43,8 @@ module_init(ksplice_glue_init);
 module_exit(ksplice_glue_exit);
 MODULE_LICENSE("GPL");
 MODULE_DESCRIPTION(%[2]s);
-`, descriptionSymbol, quote(fmt.Sprintf("Ksplice update %s for %s: %s", b.in.ID, b.in.Target, b.in.Description)))
+MODULE_INFO(%[3]s, "%[4]s");
+`, descriptionSymbol, quote(fmt.Sprintf("Ksplice update %s for %s: %s", b.in.ID, b.in.Target, b.in.Description)), sealKey, sealed)
 	return s.String()
 }
 

@@ -145,7 +145,11 @@ func (b *builder) build() error {
 	if n := len(b.out.Slots); n > b.in.MaxSlots {
 		return fmt.Errorf("it needs %d slots, the kernel module has %d: split the patch", n, b.in.MaxSlots)
 	}
-	b.out.Glue, b.out.Script = b.glue(), b.script()
+	sealed, err := seal(b.in.Target, b.out.Functions, b.out.Slots, b.out.Globals)
+	if err != nil {
+		return err
+	}
+	b.out.Glue, b.out.Script = b.glue(sealed), b.script()
 	return nil
 }
 
