@@ -121,7 +121,9 @@ func (r *run) prove(ctx context.Context, missing *unprovedError) error {
 	return nil
 }
 
-func (u *unit) target() string {
+func (u *unit) target() string { return targetOf(u.Unit) }
+
+func targetOf(u backend.Unit) string {
 	if u.Module == "" {
 		return vmlinux
 	}
