@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ type createFlags struct {
 	patch, output, description string
 	reverse                    bool
 	on, units                  []string
+	moduleSource, moduleBuilt  string
 	jobs                       int
 }
 
@@ -66,7 +68,10 @@ before and after it, compares the object code and writes what changed, with all 
 one file. The kernel itself is not built, and the machine that create runs on is not changed.
 
 The patch must apply exactly (-p1). A patch that changes the layout of a structure or the initial value of data that
-exists in the running kernel is refused, by name.`,
+exists in the running kernel is refused, by name.
+
+A module that was built outside of the kernel's source (by dkms, say) is patched with --module-source; the patch's paths are relative to
+that directory, which must hold what the running module was built from.`,
 		example: "ksplice create --patch fix.patch -o fix.ksplice\nksplice create --patch fix.patch --kernel 6.1.0-56-amd64 -o fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch, a unified diff `FILE`")
@@ -78,6 +83,8 @@ exists in the running kernel is refused, by name.`,
 			fs.StringArrayVar(&f.on, "on", nil, "an update `FILE` on which the new one stands; lowest first where there are several")
 			fs.StringArrayVar(&f.units, "unit", nil, "a further source `FILE` to compile and match, because new code names its symbols")
 			f.builderFlags.flags(fs)
+			fs.StringVar(&f.moduleSource, "module-source", "", "the patch is for a module that is not the kernel's own: the `DIRECTORY` of its source, the one that make's M= names")
+			fs.StringVar(&f.moduleBuilt, "module-built", "", "the `DIRECTORY` in which the running module was built (default: that of --module-source)")
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -114,6 +121,18 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			f.version = unix.ByteSliceToString(u.Version[:])
 		}
 	}
+	if f.moduleSource == "" && f.moduleBuilt != "" {
+		return usagef("--module-built goes with --module-source only")
+	}
+	if f.moduleSource != "" {
+		if f.moduleSource, err = filepath.Abs(f.moduleSource); err != nil {
+			return usagef("%v", err)
+		}
+		if d, err := os.Stat(f.moduleSource); err != nil || !d.IsDir() {
+			return usagef("--module-source %s is no directory", f.moduleSource)
+		}
+		f.moduleBuilt = cmp.Or(f.moduleBuilt, f.moduleSource)
+	}
 	var base []*update.Update
 	for _, path := range f.on {
 		u, err := readUpdate(path)
@@ -135,6 +154,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
+		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt,
 		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
 		Arch: func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
 		Say: func(key, text string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/patch"
@@ -88,7 +89,7 @@ func (r *run) mentioning(words []string, most int) []*unit {
 // changedTypes names the types whose layout the patch changes, among all that a unit declares.
 func (r *run) changedTypes(ctx context.Context, u *unit) ([]string, error) {
 	r.stage("types")
-	described := append(flags[:len(flags):len(flags)], allTypes)
+	described := append(slices.Clone(r.flags), allTypes)
 	pre, err := r.objects(ctx, "pre", r.pre, []backend.Unit{u.Unit}, described)
 	if err != nil {
 		return nil, err

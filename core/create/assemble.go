@@ -23,24 +23,20 @@ const vmlinux = "vmlinux"
 // assemble makes the parts and the update.
 func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	units := r.kept()
-	text := r.o.Patch
-	if r.o.Reverse {
-		text = r.patches[len(r.patches)-1].Bytes()
-	}
-	u := &update.Update{Files: map[string][]byte{"patch.diff": text}}
+	u := &update.Update{Files: map[string][]byte{"patch.diff": r.text}}
 	m := &u.Manifest
 	m.Description = r.o.Description
 	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, BuildID: r.buildID, Banner: r.tree.Banner, Machine: r.tree.Machine}
 	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: r.tree.CompilerVersion}
 	m.Facts, m.Config = r.target.Facts, r.target.Config
-	m.Patch = update.Patch{File: "patch.diff", SHA256: update.Digest(text)}
+	m.Patch = update.Patch{File: "patch.diff", SHA256: update.Digest(r.text), External: r.o.ModuleSource != ""}
 	for _, f := range r.patches[len(r.patches)-1].Files {
 		m.Patch.Files = append(m.Patch.Files, update.PatchFile{Path: f.Path(), Added: f.Added, Removed: f.Removed})
 	}
 	for _, b := range r.o.Base {
 		m.Base = append(m.Base, b.Manifest.ID)
 	}
-	pieces := [][]byte{[]byte(m.Kernel.Release), []byte(m.Kernel.Version), []byte(m.Kernel.BuildID), text, []byte(m.Description), []byte(strings.Join(m.Base, " "))}
+	pieces := [][]byte{[]byte(m.Kernel.Release), []byte(m.Kernel.Version), []byte(m.Kernel.BuildID), r.text, []byte(m.Description), []byte(strings.Join(m.Base, " "))}
 	for _, x := range units {
 		pieces = append(pieces, []byte(x.Object), x.pre.bytes, x.post.bytes)
 	}

@@ -96,7 +96,7 @@ func (r *run) compileGroup(ctx context.Context, group []*unit) error {
 		if len(units) == 0 {
 			continue
 		}
-		objects, err := r.objects(ctx, s.name, s.files, units, flags)
+		objects, err := r.objects(ctx, s.name, s.files, units, r.flags)
 		if err != nil {
 			return err
 		}

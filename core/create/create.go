@@ -25,8 +25,8 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// flags are what pre and post are compiled with beyond the kernel's own: every function and datum in a section of its own.
-var flags = []string{"-ffunction-sections", "-fdata-sections"}
+// sectionFlags have the compiler put every function and datum into a section of its own.
+var sectionFlags = []string{"-ffunction-sections", "-fdata-sections"}
 
 // maxSlots is how many slots the kernel module has (kmod/slots.c); a part with more could not be loaded.
 const maxSlots = 8192
@@ -44,6 +44,9 @@ type Options struct {
 	Base []*update.Update
 	// Units names further units (source files) that are compiled and matched because new code names their symbols.
 	Units []string
+	// ModuleSource is the source tree of a module that is not the kernel's own, which the patch is for; empty: it is for the kernel's.
+	// ModuleBuilt is the directory in which the running module was built: messages have its name.
+	ModuleSource, ModuleBuilt string
 
 	BackendName string
 	ArchInfo    plugin.Info
@@ -102,9 +105,14 @@ type run struct {
 	target  arch.Target // facts and configuration, without Module
 	buildID string
 	patches []*patch.Patch
+	text    []byte            // of the last one, as it travels
 	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
 	post    map[string][]byte // the same after it; nil content: the file is gone
 	units   []*unit
+	// external are the files that a module's own source tree adds to the kernel's, flags what pre and post are compiled with beyond the
+	// kernel's own.
+	external map[string][]byte
+	flags    []string
 	// searched says for which targets' symbols units have been searched.
 	searched map[string]bool
 }
@@ -116,7 +124,7 @@ func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 		return nil, nil, err
 	}
 	defer done()
-	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}}
+	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, flags: slices.Clone(sectionFlags)}
 	if r.o.Say == nil {
 		r.o.Say = func(string, string) {}
 	}
@@ -179,14 +187,25 @@ func (r *run) parse() error {
 		if err != nil {
 			return fmt.Errorf("patch of update %s: %w", b.Manifest.ID, err)
 		}
+		if b.Manifest.Patch.External {
+			if r.o.ModuleSource == "" {
+				return refuse(ReasonPatch, fmt.Sprintf("update %s is for a module with a source tree of its own: name that, too (--module-source)", b.Manifest.ID))
+			}
+			p.Under(externalDir)
+		}
 		r.patches = append(r.patches, p)
 	}
 	p, err := patch.Parse(r.o.Patch)
 	if err != nil {
 		return refuse(ReasonPatch, err.Error())
 	}
+	r.text = r.o.Patch
 	if r.o.Reverse {
 		p = p.Reverse()
+		r.text = p.Bytes()
+	}
+	if r.o.ModuleSource != "" {
+		p.Under(externalDir)
 	}
 	r.patches = append(r.patches, p)
 	var reasons []string
@@ -242,8 +261,10 @@ func (r *run) prepare(ctx context.Context) error {
 	if r.buildID, err = r.o.Builder.BuildID(tree); err != nil {
 		return err
 	}
-	r.target, err = r.o.Builder.Target(ctx, tree, r.arch)
-	return err
+	if r.target, err = r.o.Builder.Target(ctx, tree, r.arch); err != nil {
+		return err
+	}
+	return r.addExternal()
 }
 
 // applyPatches computes the files before and after the patch. Lines that stay keep the numbers that they have in the tree: each
@@ -257,9 +278,12 @@ func (r *run) applyPatches() error {
 			}
 			return b, nil
 		}
-		return os.ReadFile(r.tree.Source + "/" + name)
+		return r.original(name)
 	}
-	r.post = map[string][]byte{}
+	r.post = maps.Clone(r.external)
+	if r.post == nil {
+		r.post = map[string][]byte{}
+	}
 	for i, p := range r.patches {
 		if i == len(r.patches)-1 {
 			r.pre = maps.Clone(r.post)
@@ -268,13 +292,17 @@ func (r *run) applyPatches() error {
 		if err != nil {
 			var hunk *patch.HunkError
 			if errors.As(err, &hunk) || errors.Is(err, os.ErrNotExist) {
-				return refuse(ReasonPatch, fmt.Sprintf("it does not apply to the source of %s: %v", r.tree.Banner, err))
+				of := r.tree.Banner
+				if r.o.ModuleSource != "" {
+					of = "the module in " + r.o.ModuleSource
+				}
+				return refuse(ReasonPatch, fmt.Sprintf("it does not apply to the source of %s: %v", of, err))
 			}
 			return err
 		}
 		for name, b := range changed {
 			plain[name], r.post[name] = b, b
-			before, err := os.ReadFile(r.tree.Source + "/" + name)
+			before, err := r.original(name)
 			if b == nil || errors.Is(err, os.ErrNotExist) {
 				continue
 			}
@@ -296,7 +324,7 @@ func (r *run) affected(ctx context.Context) error {
 	for _, f := range p.Files {
 		added, removed = added+f.Added, removed+f.Removed
 	}
-	asked := slices.Clone(paths)
+	asked := append(slices.Clone(paths), r.externalSources()...)
 	for i, u := range r.o.Units {
 		r.o.Units[i] = path.Clean(u)
 		asked = append(asked, r.o.Units[i])
@@ -374,7 +402,7 @@ func (r *run) unbuilt(ctx context.Context, paths []string, units []backend.Unit)
 		return nil
 	}
 	for _, p := range paths {
-		if compiled(units, p) {
+		if compiled(units, p) || isExternal(p) {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(r.tree.Source, p)); isHeader(p) && errors.Is(err, os.ErrNotExist) {

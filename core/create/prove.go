@@ -193,6 +193,9 @@ func (r *run) nearby(name string) ([]string, error) {
 			continue
 		}
 		seen[dir] = true
+		if isExternal(u.Source) {
+			continue // all that it has is compiled
+		}
 		entries, err := os.ReadDir(filepath.Join(r.tree.Source, dir))
 		if err != nil {
 			return nil, fmt.Errorf("search for %s: %w", name, err)

@@ -105,6 +105,17 @@ func (h *Hunk) reverse() *Hunk {
 	return r
 }
 
+// Under puts the files of the patch into a directory of the source.
+func (p *Patch) Under(dir string) {
+	for _, f := range p.Files {
+		for _, name := range []*string{&f.Old, &f.New} {
+			if *name != "" {
+				*name = dir + "/" + *name
+			}
+		}
+	}
+}
+
 // Subject returns the patch's title: the Subject of a mail without its [PATCH] tag, else the first line of the
 // header that says something, else nothing.
 func (p *Patch) Subject() string {

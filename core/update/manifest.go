@@ -51,6 +51,8 @@ type Patch struct {
 	File   string      `json:"file"`
 	SHA256 string      `json:"sha256"`
 	Files  []PatchFile `json:"files"`
+	// External says that it is for a module with a source tree of its own, which its paths are relative to.
+	External bool `json:"external,omitempty"`
 }
 
 // PatchFile is one file that the patch touches.
