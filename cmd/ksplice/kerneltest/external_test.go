@@ -24,13 +24,15 @@ const tallyPatch = `--- a/include/tally.h
  
 --- a/main.c
 +++ b/main.c
-@@ -11,5 +11,5 @@
+@@ -11,7 +11,7 @@
  static int show(char *buffer, const struct kernel_param *kp)
  {
  	sum = tally_add(sum);
 -	return scnprintf(buffer, PAGE_SIZE, "%s %d\n", __FILE__, sum);
 +	return scnprintf(buffer, PAGE_SIZE, "%s: %d\n", __FILE__, sum);
  }
+ 
+ static const struct kernel_param_ops ops = { .get = show };
 `
 
 // TestExternal updates a module that was built against the distribution's headers, outside of the kernel's source.
