@@ -159,6 +159,13 @@ func (r *run) layout(group []*unit) error {
 			return fmt.Errorf("%s: compare types: %w", u.Object, err)
 		}
 		for _, c := range changes {
+			if c.Bound {
+				text := fmt.Sprintf("%s %s (%s): %s: it counts the others, and data are taken not to hold it", c.Kind, c.Name, c.Where, c.Detail)
+				if !slices.Contains(r.report.Notes, text) {
+					r.report.Notes = append(r.report.Notes, text)
+				}
+				continue
+			}
 			text := fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over",
 				c.Kind, c.Name, c.Where, c.Detail)
 			if !seen[text] {

@@ -3,6 +3,7 @@ package semantic
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"sort"
 	"strings"
 )
@@ -264,10 +265,7 @@ func (c *comparer) enumeration(a, b *typ) []string {
 	if a.size != b.size {
 		out = append(out, fmt.Sprintf("size %d becomes %d", a.size, b.size))
 	}
-	post := make(map[string]int64, len(b.members))
-	for _, m := range b.members {
-		post[m.name] = m.value
-	}
+	post := values(b)
 	out = append(out, constants(a, post)...)
 	for _, m := range a.members {
 		if _, ok := post[m.name]; !ok {
@@ -275,6 +273,42 @@ func (c *comparer) enumeration(a, b *typ) []string {
 		}
 	}
 	return out
+}
+
+func values(e *typ) map[string]int64 {
+	m := make(map[string]int64, len(e.members))
+	for i := range e.members {
+		m[e.members[i].name] = e.members[i].value
+	}
+	return m
+}
+
+// boundName is what a constant is called that counts the others: the kernel's names end, or nearly, in such a word.
+var boundName = regexp.MustCompile(`(?i)(^|_)(MAX|NUM|NR|LAST|COUNT|CNT|END|LIMIT|SIZE)(_[A-Z]+)?$`)
+
+// bounds reports whether all that changes of an enum are constants that count the others: they are called so, and lie at or above every
+// constant that stays, before and after. No old object holds another value then.
+func bounds(a, b *typ) bool {
+	if a.size != b.size {
+		return false
+	}
+	post := values(b)
+	top, stays := int64(0), false
+	for _, m := range a.members {
+		if v, ok := post[m.name]; ok && v == m.value && !boundName.MatchString(m.name) {
+			top, stays = max(top, v), true
+		}
+	}
+	for _, m := range a.members {
+		v, ok := post[m.name]
+		if ok && v == m.value {
+			continue
+		}
+		if !boundName.MatchString(m.name) || m.value < top || ok && v < top {
+			return false
+		}
+	}
+	return stays
 }
 
 // constants says which constants of e have another value in post.

@@ -33,6 +33,9 @@ type Change struct {
 	Where string
 	// Detail says what differs, offsets and sizes in bytes.
 	Detail string
+	// Bound says that only constants of an enum differ that count the others: objects that exist are not misread, unless somebody
+	// stores the count.
+	Bound bool
 }
 
 func (c Change) String() string {
@@ -137,7 +140,7 @@ func compare(pre, post *unit) ([]Change, error) {
 			continue // another thing under the same name of a variable or typedef: its users change with it
 		}
 		if d := c.differences(a, b); len(d) > 0 {
-			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d)}})
+			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d), Bound: a.kind == kindEnum && bounds(a, b)}})
 		}
 	}
 	for _, e := range pre.enums {

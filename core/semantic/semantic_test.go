@@ -121,6 +121,14 @@ func TestCompare(t *testing.T) {
 			[]string{"enum e (:1): B is 5, was 1"}},
 		{"an enum loses a constant", "enum e { A, B }; struct s { enum e e; };", "enum e { A }; struct s { enum e e; };",
 			[]string{"enum e (:1): B (1) goes"}},
+		{"an enum's count", "enum e { A, B, E_MAX }; struct s { enum e e; };", "enum e { A, B, C, E_MAX }; struct s { enum e e; };",
+			[]string{"enum e (:1): E_MAX is 3, was 2 (bound)"}},
+		{"an enum's count, of another kind", "enum e { A, B, __E_MAX, E_MAX = __E_MAX - 1 }; struct s { enum e e; };", "enum e { A, B, E_MAX }; struct s { enum e e; };",
+			[]string{"enum e (:1): E_MAX is 2, was 1; __E_MAX (2) goes (bound)"}},
+		{"an enum's count and another", "enum e { A, B, E_MAX }; struct s { enum e e; };", "enum e { A, C, B, E_MAX }; struct s { enum e e; };",
+			[]string{"enum e (:1): B is 2, was 1; E_MAX is 3, was 2"}},
+		{"an enum's least", "enum e { A, E_MAX, B }; struct s { enum e e; };", "enum e { A, C, B = 2, E_MAX }; struct s { enum e e; };",
+			[]string{"enum e (:1): E_MAX is 3, was 1"}},
 		{"an enum grows", "enum e { A, B = 2 } __attribute__((packed)); struct s { enum e *e; }; enum e ge;",
 			"enum e { A, B = 2, C = 300 } __attribute__((packed)); struct s { enum e *e; }; enum e ge;",
 			[]string{"enum e (:1): size 1 becomes 2"}},
@@ -148,7 +156,7 @@ func TestCompare(t *testing.T) {
 				}
 				var got []string
 				for _, ch := range changes {
-					got = append(got, strings.ReplaceAll(ch.String(), "u.c:", ":"))
+					got = append(got, strings.ReplaceAll(ch.String(), "u.c:", ":")+map[bool]string{true: " (bound)"}[ch.Bound])
 				}
 				if d := cmp.Diff(c.want, got); d != "" {
 					t.Errorf("changes (-want +got):\n%s", d)
