@@ -191,6 +191,11 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 	if part.Target != "vmlinux" && s.Name == "__this_module" {
 		exported = in.Kernel.Symbols.LookupIn(part.Target, s.Name)
 	}
+	// A key that is not exported goes by its trampoline, as in a module: the loader puts the key in its place
+	// (kernel/static_call_inline.c:static_call_add_module).
+	if call, ok := strings.CutPrefix(s.Name, "__SCK__"); ok && len(exported) == 0 && len(in.Kernel.Symbols.LookupIn("", "__ksymtab___SCT__"+call)) > 0 {
+		exported = in.Kernel.Symbols.LookupIn("", "__SCT__"+call)
+	}
 	switch {
 	case len(exported) == 1 && exported[0].Module != "" && in.Kernel.Modules[exported[0].Module].Name == "":
 		return 0, &Error{part.Name, s.Name, fmt.Sprintf("module %s, which has it, is on its way in or out", exported[0].Module)}

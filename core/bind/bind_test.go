@@ -368,3 +368,25 @@ func TestWindows(t *testing.T) {
 		t.Errorf("in a module: %+v, %v", b, err)
 	}
 }
+
+// TestStaticCallKey: the key of a static call that only new code makes goes by the exported trampoline, and by nothing less.
+func TestStaticCallKey(t *testing.T) {
+	part := func() *update.Part {
+		return &update.Part{Slots: []update.Slot{{Kind: update.SlotSymbol, Name: "__SCK__cond_resched", Unit: -1}}}
+	}
+	w := newWorld(t)
+	w.Symbol("", "__SCK__cond_resched", data+0x4000)
+	w.Symbol("", "__SCT__cond_resched", text+0x2000)
+	_, err := w.bind(t, part())
+	refused(t, err, "not exported")
+	w.Symbol("", "__ksymtab___SCT__cond_resched", data+0x5000)
+	b, err := w.bind(t, part())
+	if err != nil || b.Values[0] != text+0x2000 {
+		t.Errorf("by its trampoline: %+v, %v", b, err)
+	}
+	// Where the key is exported too, it is the key.
+	w.Symbol("", "__ksymtab___SCK__cond_resched", data+0x5010)
+	if b, err = w.bind(t, part()); err != nil || b.Values[0] != data+0x4000 {
+		t.Errorf("exported itself: %+v, %v", b, err)
+	}
+}

@@ -60,7 +60,10 @@ func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, erro
 			exported[f[1]] = true
 		}
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { return exported[n] })
+	names = slices.DeleteFunc(names, func(n string) bool {
+		call, key := strings.CutPrefix(n, "__SCK__")
+		return exported[n] || key && exported["__SCT__"+call] // the key of a static call goes by its trampoline
+	})
 	if len(names) == 0 {
 		return nil, nil
 	}

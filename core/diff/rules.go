@@ -37,7 +37,7 @@ var dropped = []string{
 	".init.", ".exit.", ".initcall", ".con_initcall", ".init_array", ".head.text", ".meminit.", ".memexit.", ".cpuinit.", ".cpuexit.",
 	".ref.text.exit", "___ksymtab", "__ksymtab", "___kcrctab", "__kcrctab", ".export_symbol", "__param", ".modinfo", "__mod_",
 	"__tracepoints", "_ftrace_events", "_ftrace_eval_map", "__bpf_raw_tp_map", "__syscalls_metadata", ".gnu.linkonce.this_module",
-	".static_call.text", ".BTF_ids",
+	".BTF_ids",
 }
 
 // quiet are prefixes under ruleQuiet: inputs of objtool and of the linker, seals of entries (a replacement may stay unsealed),
@@ -51,8 +51,9 @@ var quiet = []string{
 // (include/linux/dynamic_debug.h).
 const debugSection = "__dyndbg"
 
-// dataPrefixes begin the names of sections under ruleData.
-var dataPrefixes = []string{".data", ".bss", ".rodata", ".ref.data", ".lrodata"}
+// dataPrefixes begin the names of sections under ruleData. The one of tracepoint_string (include/linux/tracepoint.h) lists strings for
+// programs that read raw traces: a module's are ordinary data (kernel/trace/trace_printk.c knows the kernel proper's only).
+var dataPrefixes = []string{".data", ".bss", ".rodata", ".ref.data", ".lrodata", "__tracepoint_str"}
 
 // ruleOf says how a section is treated. table says that the architecture described entries in it.
 func ruleOf(s *objfile.Section, table bool) rule {
