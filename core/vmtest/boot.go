@@ -39,7 +39,7 @@ type Options struct {
 	Files map[string]string
 	// Share is a directory of the host that the guest sees as /share and may write to.
 	Share string
-	// Debug allows WriteMemory and DumpMemory.
+	// Debug allows WriteMemory, DumpMemory and Divert.
 	Debug bool
 }
 

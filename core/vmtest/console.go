@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -34,15 +35,23 @@ type console struct{ syncBuffer }
 // Console returns all that the kernel has said so far.
 func (g *Guest) Console() string { return g.console.String() }
 
+// Expect allows a line of the console that matches, once: one by which the kernel would complain of itself, had a test not provoked
+// it. Err wants it to come.
+func (g *Guest) Expect(line *regexp.Regexp) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.expected = append(g.expected, line)
+}
+
 // Err returns an error when the kernel has complained of itself, or the machine stopped without Close. It ends with the
 // console's last lines.
 func (g *Guest) Err() error {
-	if line := complaint(g.console.String()); line != "" {
+	g.mu.Lock()
+	closing, expected := g.closing, slices.Clone(g.expected)
+	g.mu.Unlock()
+	if line := complaint(g.console.String(), expected); line != "" {
 		return fmt.Errorf("kernel %s complained: %s\n%s", g.kernel.Release, line, g.console.tail())
 	}
-	g.mu.Lock()
-	closing := g.closing
-	g.mu.Unlock()
 	select {
 	case <-g.exited:
 		if !closing {
@@ -53,16 +62,25 @@ func (g *Guest) Err() error {
 	return nil
 }
 
-// complaint returns the first line of a console by which the kernel complains, or nothing.
-func complaint(text string) string {
+// complaint returns the first line of a console by which the kernel complains, or nothing. Of the expected lines each must be there, and
+// excuses one.
+func complaint(text string, expected []*regexp.Regexp) string {
 	booting := true
 	for line := range strings.Lines(text) {
 		if strings.Contains(line, wire.ReadyMark) {
 			booting = false
 		}
-		if trouble.MatchString(line) && !(booting && isHarmless(line)) {
+		if !trouble.MatchString(line) || booting && isHarmless(line) {
+			continue
+		}
+		i := slices.IndexFunc(expected, func(x *regexp.Regexp) bool { return x.MatchString(line) })
+		if i < 0 {
 			return strings.TrimSpace(line)
 		}
+		expected = slices.Delete(slices.Clone(expected), i, i+1)
+	}
+	if len(expected) > 0 {
+		return "it never said what was expected: " + expected[0].String()
 	}
 	return ""
 }

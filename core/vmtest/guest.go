@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,10 +37,11 @@ type Guest struct {
 	sending sync.Mutex // guards enc
 	enc     *json.Encoder
 
-	mu      sync.Mutex // guards what follows
-	closing bool
-	last    uint64           // the last request's ID
-	calls   map[uint64]*call // what awaits replies
+	mu       sync.Mutex // guards what follows
+	closing  bool
+	expected []*regexp.Regexp // lines of the console that are no complaints, each once
+	last     uint64           // the last request's ID
+	calls    map[uint64]*call // what awaits replies
 }
 
 // call is a request that is not answered to the end.

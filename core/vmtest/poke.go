@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// debugger speaks the GDB remote protocol with QEMU's stub, as far as writing memory needs it. The stub writes past page
+// debugger speaks the GDB remote protocol with QEMU's stub, as far as we need it. The stub writes past page
 // protections, as broken hardware or an intruder would: nothing in the guest is asked.
 type debugger struct {
 	c net.Conn
@@ -51,30 +51,38 @@ func (g *Guest) WriteMemory(address uint64, b []byte) error {
 
 // ask sends a packet and returns the reply's content.
 func (d *debugger) ask(packet string) (string, error) {
+	if err := d.send(packet); err != nil {
+		return "", err
+	}
+	for {
+		reply, err := d.reply()
+		if err != nil || packet == "?" || !strings.HasPrefix(reply, "T") { // else it says, unasked, that the guest stands
+			return reply, err
+		}
+	}
+}
+
+func (d *debugger) send(packet string) error {
 	sum := byte(0)
 	for i := range len(packet) {
 		sum += packet[i]
 	}
-	if _, err := fmt.Fprintf(d.c, "$%s#%02x", packet, sum); err != nil {
+	_, err := fmt.Fprintf(d.c, "$%s#%02x", packet, sum)
+	return err
+}
+
+// reply receives a packet and returns its content.
+func (d *debugger) reply() (string, error) {
+	if _, err := d.r.ReadString('$'); err != nil { // past acknowledgements
 		return "", err
 	}
-	for {
-		if _, err := d.r.ReadString('$'); err != nil { // past acknowledgements
-			return "", err
-		}
-		reply, err := d.r.ReadString('#')
-		if err != nil {
-			return "", err
-		}
-		if _, err := d.r.Discard(2); err != nil {
-			return "", err
-		}
-		if _, err := d.c.Write([]byte("+")); err != nil {
-			return "", err
-		}
-		reply = strings.TrimSuffix(reply, "#")
-		if packet == "?" || !strings.HasPrefix(reply, "T") { // else it says, unasked, that the guest stands
-			return reply, nil
-		}
+	reply, err := d.r.ReadString('#')
+	if err != nil {
+		return "", err
 	}
+	if _, err := d.r.Discard(2); err != nil {
+		return "", err
+	}
+	_, err = d.c.Write([]byte("+"))
+	return strings.TrimSuffix(reply, "#"), err
 }
