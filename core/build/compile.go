@@ -18,6 +18,8 @@ import (
 
 // CompileInput says what to compile.
 type CompileInput struct {
+	// Name says in errors which of several inputs it is.
+	Name string
 	// Files are those that differ from the tree: content by path relative to the source directory, nil where the file is gone.
 	Files map[string][]byte
 	// Units are compiled with the kernel's own flags and Flags.
@@ -42,78 +44,136 @@ type Object struct {
 // Compile compiles units and returns an object each, in order. A unit that does not compile is a *plugin.Diagnostic that
 // names file and line, with the toolchain's fault; the objects of the others are in the cache then.
 func (b *Builder) Compile(ctx context.Context, tree *backend.Tree, in CompileInput, progress plugin.ProgressFunc) ([]Object, error) {
+	all, err := b.CompileAll(ctx, tree, []CompileInput{in}, progress)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// CompileAll compiles several inputs side by side, which share the processors, and returns the objects of each. Of several errors the
+// first input's counts.
+func (b *Builder) CompileAll(ctx context.Context, tree *backend.Tree, ins []CompileInput, progress plugin.ProgressFunc) ([][]Object, error) {
 	root, err := b.root()
 	if err != nil {
 		return nil, err
 	}
-	changes, err := changesOf(tree, in.Files)
-	if err != nil {
-		return nil, err
-	}
-	objects := make([]Object, len(in.Units))
-	keys := make([]unitKey, len(in.Units))
-	var missing []int
-	for i, u := range in.Units {
-		keys[i] = newUnitKey(root, tree, u, in.Flags, changes)
-		o, ok := keys[i].find(changes)
-		if !ok {
-			missing = append(missing, i)
-			continue
+	sides := make([]*side, len(ins))
+	var busy []*side
+	for i := range ins {
+		if sides[i], err = b.look(root, tree, &ins[i]); err != nil {
+			return nil, err
 		}
-		objects[i] = *o
-	}
-	b.log.Debug("objects", "units", len(in.Units), "cached", len(in.Units)-len(missing), "changed files", len(changes.files))
-	if len(missing) == 0 {
-		return objects, nil
-	}
-	results, err := b.compile(ctx, tree, in, changes, missing, progress, func(n int, r *backend.CompileResult) error {
-		o, err := keys[missing[n]].keep(tree, changes, r)
-		if err == nil {
-			objects[missing[n]] = *o
+		if len(sides[i].missing) > 0 {
+			busy = append(busy, sides[i])
 		}
-		return err
+	}
+	merged := mergeProgress(len(busy), orSilent(progress))
+	_ = sideBySide(len(busy), ins[0].Jobs, func(i, jobs int) error {
+		busy[i].err = b.compile(ctx, tree, busy[i], jobs, merged[i])
+		return nil
 	})
-	if err != nil {
-		return nil, err
+	objects := make([][]Object, len(ins))
+	for i, s := range sides {
+		if s.err != nil {
+			if ins[i].Name != "" {
+				s.err = fmt.Errorf("%s: %w", ins[i].Name, s.err)
+			}
+			return nil, s.err
+		}
+		objects[i] = s.objects
 	}
-	return objects, b.failed(results)
+	return objects, nil
 }
 
-// compile has the backend compile the missing units in a work tree; keep takes each object out of it.
-func (b *Builder) compile(ctx context.Context, tree *backend.Tree, in CompileInput, c *changes, missing []int, progress plugin.ProgressFunc,
-	keep func(int, *backend.CompileResult) error) (results []backend.CompileResult, err error) {
-	w, err := b.workTree(ctx, tree)
+// side is one input on its way.
+type side struct {
+	in      *CompileInput
+	changes *changes
+	keys    []unitKey
+	objects []Object
+	missing []int // indices of the units that are not in the cache
+	err     error
+}
+
+// look looks for an input's objects in the cache.
+func (b *Builder) look(root string, tree *backend.Tree, in *CompileInput) (*side, error) {
+	c, err := changesOf(tree, in.Files)
 	if err != nil {
 		return nil, err
+	}
+	s := &side{in: in, changes: c, objects: make([]Object, len(in.Units)), keys: make([]unitKey, len(in.Units))}
+	for i, u := range in.Units {
+		s.keys[i] = newUnitKey(root, tree, u, in.Flags, c)
+		if o, ok := s.keys[i].find(c); ok {
+			s.objects[i] = *o
+		} else {
+			s.missing = append(s.missing, i)
+		}
+	}
+	b.log.Debug("objects", "units", len(in.Units), "cached", len(in.Units)-len(s.missing), "changed files", len(c.files))
+	return s, nil
+}
+
+// batch is how many units the backend is given at a time: a run that is killed finds what was compiled before in the cache.
+const batch = 64
+
+// compile has the backend compile the missing units in a work tree, and takes each object out of it.
+func (b *Builder) compile(ctx context.Context, tree *backend.Tree, s *side, jobs int, progress plugin.ProgressFunc) (err error) {
+	w, err := b.workTree(ctx, tree)
+	if err != nil {
+		return err
 	}
 	clean := false
 	defer func() { w.end(clean) }()
-	if err := w.put(tree, c.files); err != nil {
+	if err := w.put(tree, s.changes.files); err != nil {
 		clean = true
-		return nil, err
+		return err
 	}
-	req := &backend.CompileRequest{Tree: tree, WorkDir: w.dir, ExtraFlags: in.Flags, Jobs: in.Jobs}
-	for _, i := range missing {
-		req.Units = append(req.Units, in.Units[i])
+	var results []backend.CompileResult
+	for missing := range slices.Chunk(s.missing, batch) {
+		req := &backend.CompileRequest{Tree: tree, WorkDir: w.dir, ExtraFlags: s.in.Flags, Jobs: jobs}
+		for _, i := range missing {
+			req.Units = append(req.Units, s.in.Units[i])
+		}
+		clean = false
+		got, err := b.results(ctx, req, s.changes, within(progress, len(results), len(s.missing)))
+		clean = got != nil
+		if err != nil {
+			return err
+		}
+		for n := range got {
+			if got[n].Object == "" {
+				continue
+			}
+			o, err := s.keys[missing[n]].keep(tree, s.changes, &got[n])
+			if err != nil {
+				return fmt.Errorf("keep object of %s: %w", got[n].Unit.Source, err)
+			}
+			s.objects[missing[n]] = *o
+		}
+		results = append(results, got...)
 	}
-	resp, err := b.backend.Compile(ctx, req, orSilent(progress))
+	return b.failed(results)
+}
+
+// results has the backend compile, and checks what it says. With results there is nothing that runs in the work tree anymore, whatever
+// the error.
+func (b *Builder) results(ctx context.Context, req *backend.CompileRequest, c *changes, progress plugin.ProgressFunc) ([]backend.CompileResult, error) {
+	resp, err := b.backend.Compile(ctx, req, progress)
 	if err != nil {
 		return nil, err
 	}
-	clean = true
-	if len(resp.Results) != len(missing) {
-		return nil, plugin.Errorf(plugin.FaultInternal, "", "the backend gave %d results for %d units", len(resp.Results), len(missing))
+	if len(resp.Results) != len(req.Units) {
+		return resp.Results, plugin.Errorf(plugin.FaultInternal, "", "the backend gave %d results for %d units", len(resp.Results), len(req.Units))
 	}
 	for n := range resp.Results {
 		r := &resp.Results[n]
 		if r.Object == "" {
 			continue
 		}
-		if err := checkResult(w.dir, c, r); err != nil {
-			return nil, err
-		}
-		if err := keep(n, r); err != nil {
-			return nil, fmt.Errorf("keep object of %s: %w", r.Unit.Source, err)
+		if err := checkResult(req.WorkDir, c, r); err != nil {
+			return resp.Results, err
 		}
 		for i := range r.Diagnostics {
 			b.log.Warn("compile", "unit", r.Unit.Source, "message", r.Diagnostics[i].Error())

@@ -17,8 +17,9 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// keptWorkTrees is how many work trees of a tree stay for later runs. A second one is there only while two runs overlap.
-const keptWorkTrees = 1
+// keptWorkTrees is how many work trees of a tree stay for later runs: a run has one for each side of its patch. More are there only while
+// runs overlap.
+const keptWorkTrees = 2
 
 // workTree is a tree of links that one run has for itself. A file beside it says that somebody works in it; who is killed
 // leaves that file, and the next run then takes a new directory: programs of the killed run may still be writing in the old.

@@ -90,11 +90,8 @@ func (r *run) mentioning(words []string, most int) []*unit {
 func (r *run) changedTypes(ctx context.Context, u *unit) ([]string, error) {
 	r.stage("types")
 	described := append(slices.Clone(r.flags), allTypes)
-	pre, err := r.objects(ctx, "pre", r.pre, []backend.Unit{u.Unit}, described)
-	if err != nil {
-		return nil, err
-	}
-	post, err := r.objects(ctx, "post", r.post, []backend.Unit{u.Unit}, described)
+	same := []backend.Unit{u.Unit}
+	pre, post, err := r.objects(ctx, same, same, described)
 	if err != nil {
 		return nil, err
 	}

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ksplice/ksplice/core/build"
 	"github.com/ksplice/ksplice/core/diff"
@@ -48,7 +51,7 @@ func (u *unit) file() string {
 }
 
 // compile compiles all units before and after the patch. Where there are many, some go ahead of the others, so that a change of
-// layout is refused before the rest is compiled.
+// layout is refused before the rest is compiled; and units that only include what is patched are left out where nothing changes for them.
 func (r *run) compile(ctx context.Context) error {
 	ahead, err := r.ahead(ctx)
 	if err != nil {
@@ -63,64 +66,107 @@ func (r *run) compile(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(rest) == 0 {
-		return nil
+	if rest, err = r.affectedAmong(ctx, rest); err != nil || len(rest) == 0 {
+		return err
 	}
 	return r.compileGroup(ctx, rest)
 }
 
-func (r *run) compileGroup(ctx context.Context, group []*unit) error {
-	for _, s := range []struct {
-		name   string
-		files  map[string][]byte
-		absent func(source string) bool
-		set    func(*unit, *side)
-	}{
-		{"pre", r.pre, r.fresh, func(u *unit, s *side) { u.pre = s }},
-		{"post", r.post, r.gone, func(u *unit, s *side) { u.post = s }},
-	} {
-		r.stage(s.name)
-		var there []*unit
-		var units []backend.Unit
-		for _, u := range group {
-			if !s.absent(u.Source) {
-				there, units = append(there, u), append(units, u.Unit)
-				continue
-			}
-			sd, err := r.nothing(s.name + "-" + u.file())
-			if err != nil {
-				return fmt.Errorf("%s: %w", u.Object, err)
-			}
-			s.set(u, sd)
-		}
-		if len(units) == 0 {
-			continue
-		}
-		objects, err := r.objects(ctx, s.name, s.files, units, r.flags)
-		if err != nil {
-			return err
-		}
-		for i, o := range objects {
-			if o.Cached {
-				r.report.Cached++
-			}
-			sd := &side{object: o}
-			if err := r.strip(sd, s.name+"-"+there[i].file()); err != nil {
-				return fmt.Errorf("%s: %w", there[i].Object, err)
-			}
-			s.set(there[i], sd)
+// fewUnits is up to how many units nothing is tried to leave some out.
+const fewUnits = 4
+
+// affectedAmong drops the units that provably need no new code: of those whose own source stays as it is and that nobody asked for.
+func (r *run) affectedAmong(ctx context.Context, group []*unit) ([]*unit, error) {
+	var maybe []*unit
+	var units []backend.Unit
+	for _, u := range group {
+		if _, patched := r.post[u.Source]; !patched && !slices.Contains(r.o.Units, u.Source) {
+			maybe, units = append(maybe, u), append(units, u.Unit)
 		}
 	}
-	return nil
+	if len(maybe) <= fewUnits {
+		return group, nil
+	}
+	r.stage("preprocess")
+	same, err := r.o.Builder.Unaffected(ctx, r.tree, build.CompileInput{Files: r.pre, Units: units, Flags: r.flags, Jobs: r.o.Jobs},
+		build.CompileInput{Files: r.post}, r.o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	unaffected := map[*unit]bool{}
+	for i, u := range maybe {
+		if same[i] {
+			unaffected[u] = true
+		}
+	}
+	if len(unaffected) == 0 {
+		return group, nil
+	}
+	drop := func(u *unit) bool { return unaffected[u] }
+	r.units = slices.DeleteFunc(r.units, drop)
+	r.report.Unaffected = len(unaffected)
+	r.o.Say("skipped", count(len(unaffected), "unit")+" for which nothing changes: the preprocessed source proves it")
+	return slices.DeleteFunc(group, drop), nil
 }
 
-// objects compiles units with some files changed.
-func (r *run) objects(ctx context.Context, what string, files map[string][]byte, units []backend.Unit, flags []string) ([]build.Object, error) {
-	objects, err := r.o.Builder.Compile(ctx, r.tree, build.CompileInput{Files: files, Units: units, Flags: flags, Jobs: r.o.Jobs}, r.o.Progress)
-	if err != nil {
-		return nil, fmt.Errorf("compile %s: %w", what, err)
+func (r *run) compileGroup(ctx context.Context, group []*unit) error {
+	var units [2][]backend.Unit // before and after: of those that exist there
+	for _, u := range group {
+		if !r.fresh(u.Source) {
+			units[0] = append(units[0], u.Unit)
+		}
+		if !r.gone(u.Source) {
+			units[1] = append(units[1], u.Unit)
+		}
 	}
-	return objects, nil
+	r.stage("compile")
+	pre, post, err := r.objects(ctx, units[0], units[1], r.flags)
+	if err != nil {
+		return err
+	}
+	r.stage("strip")
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, u := range group {
+		for _, s := range []struct {
+			name   string
+			absent bool
+			from   *[]build.Object
+			to     **side
+		}{{"pre-", r.fresh(u.Source), &pre, &u.pre}, {"post-", r.gone(u.Source), &post, &u.post}} {
+			name := s.name + u.file()
+			if s.absent {
+				if *s.to, err = r.nothing(name); err != nil {
+					return fmt.Errorf("%s: %w", u.Object, err)
+				}
+				continue
+			}
+			sd := &side{object: (*s.from)[0]}
+			*s.from, *s.to = (*s.from)[1:], sd
+			if sd.object.Cached {
+				r.report.Cached++
+			}
+			g.Go(func() error {
+				if err := r.strip(sd, name); err != nil {
+					return fmt.Errorf("%s: %w", u.Object, err)
+				}
+				return nil
+			})
+		}
+	}
+	return g.Wait()
+}
+
+// objects compiles units before and after the patch, side by side.
+func (r *run) objects(ctx context.Context, before, after []backend.Unit, flags []string) (pre, post []build.Object, err error) {
+	in := build.CompileInput{Name: "pre", Files: r.pre, Units: before, Flags: flags, Jobs: r.o.Jobs}
+	out := in
+	out.Name, out.Files, out.Units = "post", r.post, after
+	both, err := r.o.Builder.CompileAll(ctx, r.tree, []build.CompileInput{in, out}, r.o.Progress)
+	if err != nil {
+		return nil, nil, fmt.Errorf("compile %w", err)
+	}
+	return both[0], both[1], nil
 }
 
 // strip writes the object without debug information: what is compared, described and shipped.

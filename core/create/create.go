@@ -68,12 +68,14 @@ type Report struct {
 	Banner string        `json:"banner"`
 	Tree   time.Duration `json:"tree_ns"`
 	Reused bool          `json:"tree_reused"`
-	// Units is the number of translation units that were compiled, Cached how many of the objects were in the cache.
-	Units   int       `json:"units"`
-	Cached  int       `json:"cached"`
-	Changed []Changed `json:"changed"`
-	Notes   []string  `json:"notes,omitempty"`
-	Stages  []Stage   `json:"stages"`
+	// Units is the number of translation units that the patch reaches, Unaffected how many of them were not compiled because nothing
+	// changes for them, Cached how many of the objects were in the cache.
+	Units      int       `json:"units"`
+	Unaffected int       `json:"unaffected,omitempty"`
+	Cached     int       `json:"cached"`
+	Changed    []Changed `json:"changed"`
+	Notes      []string  `json:"notes,omitempty"`
+	Stages     []Stage   `json:"stages"`
 }
 
 // Changed is one unit with differences.

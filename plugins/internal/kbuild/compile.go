@@ -33,7 +33,7 @@ func Compile(ctx context.Context, req *backend.CompileRequest, progress plugin.P
 	if err := t.checkConfigured(req.WorkDir); err != nil {
 		return nil, err
 	}
-	c := &compilation{t: t, work: req.WorkDir, flags: req.ExtraFlags, jobs: jobs(req.Jobs), total: int64(len(req.Units)), progress: progress,
+	c := &compilation{t: t, work: req.WorkDir, flags: req.ExtraFlags, preprocess: req.Preprocess, jobs: jobs(req.Jobs), total: int64(len(req.Units)), progress: progress,
 		results: make([]backend.CompileResult, len(req.Units))}
 	return c.do(ctx, req.Units)
 }
@@ -47,14 +47,16 @@ func jobs(n int) int {
 
 // compilation is one call of Compile.
 type compilation struct {
-	t        *Tree
-	work     string
-	flags    []string
-	jobs     int
-	done     atomic.Int64
-	total    int64
-	progress plugin.ProgressFunc
-	results  []backend.CompileResult
+	t     *Tree
+	work  string
+	flags []string
+	// preprocess: the preprocessor's text is wanted in place of objects.
+	preprocess bool
+	jobs       int
+	done       atomic.Int64
+	total      int64
+	progress   plugin.ProgressFunc
+	results    []backend.CompileResult
 }
 
 // job is one unit to compile.
@@ -67,6 +69,7 @@ type job struct {
 }
 
 func (c *compilation) do(ctx context.Context, units []backend.Unit) (*backend.CompileResponse, error) {
+	c.progress(plugin.Progress{Stage: c.stage(), Total: c.total})
 	var warm, cold []*job
 	plain := map[string]bool{}
 	for i, u := range units {
@@ -114,7 +117,7 @@ func checkUnit(u backend.Unit) error {
 
 // ask gets the commands from kbuild. It returns the jobs that have one; the others fail here.
 func (c *compilation) ask(ctx context.Context, cold []*job) ([]*job, error) {
-	c.progress(plugin.Progress{Stage: "compile", Message: "ask kbuild for the commands", Done: c.done.Load(), Total: c.total})
+	c.progress(plugin.Progress{Stage: c.stage(), Message: "ask kbuild for the commands", Done: c.done.Load(), Total: c.total})
 	units := make([]backend.Unit, len(cold))
 	for i, j := range cold {
 		units[i] = j.unit
@@ -172,7 +175,14 @@ func (c *compilation) compileAll(ctx context.Context, list []*job) ([]*job, erro
 }
 
 func (c *compilation) step(j *job) {
-	c.progress(plugin.Progress{Stage: "compile", Message: j.unit.Source, Done: c.done.Add(1), Total: c.total})
+	c.progress(plugin.Progress{Stage: c.stage(), Message: j.unit.Source, Done: c.done.Add(1), Total: c.total})
+}
+
+func (c *compilation) stage() string {
+	if c.preprocess {
+		return "preprocess"
+	}
+	return "compile"
 }
 
 // compile runs the compiler and objtool for one unit.
@@ -180,6 +190,9 @@ func (c *compilation) compile(ctx context.Context, j *job) (*backend.CompileResu
 	object := filepath.Join(c.work, j.unit.Object)
 	depfile := filepath.Join(c.work, path.Dir(j.unit.Object), "."+path.Base(j.unit.Object)+".d")
 	script := "set -e; " + withoutPlace(j.command, c.t.CC)
+	if c.preprocess {
+		script = preprocessOnly(j.command, c.t.CC)
+	}
 	out, err := run(ctx, command{dir: c.work, env: c.t.env.at(c.work, nil), argv: []string{"sh", "-c", script}})
 	r := &backend.CompileResult{Unit: j.unit, Command: j.command, Diagnostics: Diagnostics(out.stderr), Nanoseconds: out.took.Nanoseconds()}
 	var exit *exec.ExitError
@@ -217,6 +230,16 @@ func withoutPlace(text, cc string) string {
 		return text
 	}
 	return cc + ` -fdebug-prefix-map="$PWD"=. ` + rest
+}
+
+// preprocessOnly has the compiler stop after the preprocessor, whose text then is where the object would be, and the shell with it: what
+// comes after the compiler (objtool) wants an object.
+func preprocessOnly(text, cc string) string {
+	rest, ok := strings.CutPrefix(text, cc+" ")
+	if !ok {
+		return "echo 'the command is not one of the compiler' >&2; exit 1"
+	}
+	return "exec " + cc + " -E -P " + rest
 }
 
 // allInTree says whether everything a unit includes is there without kbuild having made it. New files of a patch count as
