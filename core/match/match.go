@@ -669,7 +669,7 @@ func (m *matcher) explain(f *Function, w *work) {
 		return
 	}
 	if r, ok := m.redirect[best.address]; ok {
-		f.Reason = fmt.Sprintf("update %s has replaced the function; make the new update on top of it (create --on): ", r.ID)
+		f.Reason = fmt.Sprintf("update %s has replaced the function; make the new update on top of it (create --on), or apply it in its place (--replace): ", r.ID)
 	}
 	f.Mismatch = best.result.Mismatch
 	f.Reason += fmt.Sprintf("at +%#x: %s", f.Mismatch.PreOffset, f.Mismatch.Reason)

@@ -430,7 +430,7 @@ func TestOnTop(t *testing.T) {
 	w.Memory[replacement] = matchtest.Code("other", data)
 	s = solve(t, w, a)
 	verdicts(t, s, verdict{"f", match.StatusMismatch, 0}, verdict{"g", match.StatusMatched, text + 0x100})
-	if r := s.Functions[0].Reason; !strings.Contains(r, "update 0badcafe has replaced the function") || !strings.Contains(r, "--on") {
+	if r := s.Functions[0].Reason; !strings.Contains(r, "update 0badcafe has replaced the function") || !strings.Contains(r, "create --on") || !strings.Contains(r, "--replace") {
 		t.Errorf("reason = %q", r)
 	}
 }
