@@ -85,6 +85,9 @@ func (k *Kernel) Close() error {
 	return err
 }
 
+// Word reads an address from the first eight bytes of b, in the kernel's byte order.
+func (k *Kernel) Word(b []byte) uint64 { return k.order.Uint64(b) }
+
 // Owner returns the name of the module that the address lies in; ok is false when it lies in none.
 func (k *Kernel) Owner(address uint64) (module string, ok bool) {
 	for _, m := range k.Modules {

@@ -23,10 +23,8 @@ func (m *matcher) oblige(unit int, o *arch.Obligation) (key uint64, failed strin
 			return 0, fmt.Sprintf("it names %q at %#x, expected %q", got, o.Address, o.Bytes), nil
 		}
 	case arch.ObligationSymbol:
-		for _, s := range m.k.Symbols.At(o.Address) {
-			if slices.Contains(o.Names, s.Name) {
-				return 0, "", nil
-			}
+		if m.namedAt(o.Address, o.Names) {
+			return 0, "", nil
 		}
 		return 0, fmt.Sprintf("it names %s, expected one of %s", m.nameOf(o.Address), strings.Join(o.Names, ", ")), nil
 	case arch.ObligationCode:
@@ -47,6 +45,9 @@ func (m *matcher) oblige(unit int, o *arch.Obligation) (key uint64, failed strin
 			return 0, fmt.Sprintf("the running kernel's own table has no %s site at %#x", strings.TrimSuffix(string(o.Kind), "_key"), o.Address), nil
 		}
 		return key, "", nil
+	case arch.ObligationStaticCallFunc:
+		failed, err := m.calls(unit, o)
+		return 0, failed, err
 	case arch.ObligationKprobe:
 		if !slices.Contains(m.tracing.Kprobes, o.Address) {
 			return 0, fmt.Sprintf("a breakpoint stands at %#x that is no registered kprobe", o.Address), nil
@@ -59,6 +60,35 @@ func (m *matcher) oblige(unit int, o *arch.Obligation) (key uint64, failed strin
 		return 0, "", fmt.Errorf("the architecture plugin asks for an obligation %q that this ksplice does not know", o.Kind)
 	}
 	return 0, "", nil
+}
+
+// calls checks whom the key of a static call has its site call (include/linux/static_call_types.h: struct static_call_key begins with
+// the function).
+func (m *matcher) calls(unit int, o *arch.Obligation) (failed string, err error) {
+	keys, err := m.keysOf(unit, arch.ObligationStaticCallKey)
+	if err != nil {
+		return "", err
+	}
+	function := make([]byte, 8)
+	key, ok := keys[o.Address]
+	if !ok {
+		return fmt.Sprintf("the running kernel's own table has no static_call site at %#x", o.Address), nil
+	}
+	if err := m.k.Memory.ReadMemory(function, key); err != nil {
+		return fmt.Sprintf("the static call's key cannot be read: %v", err), nil
+	}
+	none := bytes.Equal(function, make([]byte, len(function)))
+	for _, form := range o.Forms {
+		if bytes.Equal(form, function) || none && len(form) == len(function) && m.namedAt(m.k.Word(form), o.Names) {
+			return "", nil
+		}
+	}
+	return fmt.Sprintf("the static call leads elsewhere than to %s, which its key at %#x holds", m.nameOf(m.k.Word(function)), key), nil
+}
+
+// namedAt says that run's symbol table has one of the names at an address.
+func (m *matcher) namedAt(address uint64, names []string) bool {
+	return slices.ContainsFunc(m.k.Symbols.At(address), func(s kernel.Symbol) bool { return slices.Contains(names, s.Name) })
 }
 
 // keysOf returns code address to key address of the run table that a unit's sites stand in.

@@ -149,6 +149,8 @@ const (
 	SiteJumpLabel SiteKind = "jump_label"
 	// SiteStaticCall is a static call; its key is found in the running kernel's .static_call_sites.
 	SiteStaticCall SiteKind = "static_call"
+	// SiteCall is a direct call that the kernel may lead to the padding just before the callee instead; its displacement is the site's end.
+	SiteCall SiteKind = "call"
 	// SiteRuntimeConst is an immediate that the kernel writes once at boot.
 	SiteRuntimeConst SiteKind = "runtime_const"
 )
@@ -278,6 +280,9 @@ const (
 	ObligationJumpKey ObligationKind = "jump_key"
 	// ObligationStaticCallKey: the same of .static_call_sites.
 	ObligationStaticCallKey ObligationKind = "static_call_key"
+	// ObligationStaticCallFunc: the function that the key of run's .static_call_sites entry for the code at Address holds (the key's
+	// first word, in run's byte order) is one of Forms; where it holds none, run's symbol table has one of Names at one of Forms.
+	ObligationStaticCallFunc ObligationKind = "static_call_func"
 	// ObligationKprobe: the list of registered kprobes has Address.
 	ObligationKprobe ObligationKind = "kprobe"
 	// ObligationFtrace: Address lies in memory that ftrace, BPF or livepatch made: any executable kernel address

@@ -101,7 +101,7 @@ func checkDescription(d *ObjectDescription) error {
 // obligationKinds are the kinds that exist.
 var obligationKinds = []ObligationKind{
 	ObligationBytes, ObligationString, ObligationSymbol, ObligationCode,
-	ObligationJumpKey, ObligationStaticCallKey, ObligationKprobe, ObligationFtrace,
+	ObligationJumpKey, ObligationStaticCallKey, ObligationStaticCallFunc, ObligationKprobe, ObligationFtrace,
 }
 
 func checkMatch(req *MatchRequest, resp *MatchResponse) error {

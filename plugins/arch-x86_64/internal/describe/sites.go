@@ -21,8 +21,6 @@ const (
 	SiteRetpoline arch.SiteKind = "retpoline"
 	// SiteReturn is a jump to the return thunk.
 	SiteReturn arch.SiteKind = "return"
-	// SiteCall is a direct call that call depth tracking may move to the callee's pad.
-	SiteCall arch.SiteKind = "call"
 	// SiteEndbr is an endbr64 that may be sealed.
 	SiteEndbr arch.SiteKind = "endbr"
 	// SiteSMPLock is a lock prefix.

@@ -49,7 +49,7 @@ var layouts = map[string]layout{
 	".smp_locks":                   {size: 4, site: simpleSite(SiteSMPLock, 1, true)},
 	".retpoline_sites":             {size: 4, site: instructionSite(SiteRetpoline)},
 	".return_sites":                {size: 4, site: simpleSite(SiteReturn, 5, false)},
-	".call_sites":                  {size: 4, site: simpleSite(SiteCall, 5, false)},
+	".call_sites":                  {size: 4, site: simpleSite(arch.SiteCall, 5, false)},
 	".cfi_sites":                   {size: 4},
 	".ibt_endbr_seal":              {size: 4, site: simpleSite(SiteEndbr, 4, false)},
 	"__mcount_loc":                 {size: 8, site: simpleSite(arch.SiteFentry, 5, true)},

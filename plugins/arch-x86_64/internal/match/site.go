@@ -2,6 +2,7 @@ package match
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"sort"
 	"strings"
@@ -199,7 +200,9 @@ func (c *comparison) single(i int, at uint64) (why string) {
 	case arch.SiteJumpLabel:
 		return c.jumpLabel(i, at, s.Length)
 	case arch.SiteStaticCall:
-		_, ok = forms.StaticCall(pre, run) // whom it calls is the key's business
+		if o, ok = forms.StaticCall(pre, run); ok && o.HasTarget {
+			c.keyCalls(s, here, here+uint64(o.Target))
+		}
 		if !ok {
 			ok = bytes.Equal(pre[:1], []byte{0xe9}) && c.returns(c.atOf(s), run, here)
 		}
@@ -213,7 +216,7 @@ func (c *comparison) single(i int, at uint64) (why string) {
 		if _, ok = forms.Paravirt(run); !ok {
 			return c.unchanged(s, at)
 		}
-	case describe.SiteCall:
+	case arch.SiteCall:
 		return c.call(s, run, here)
 	case describe.SiteEndbr:
 		_, ok = forms.Endbr(run)
@@ -237,6 +240,19 @@ func (c *comparison) single(i int, at uint64) (why string) {
 		return c.noForm(cluster{s.Section, s.At, s.At + s.Length, []int{i}}, at)
 	}
 	return ""
+}
+
+// noFunction are what a site of a static call that has no function leads to, where it must lead somewhere
+// (arch/x86/kernel/static_call.c:__static_call_transform).
+var noFunction = append([]string{"__static_call_return"}, forms.ReturnThunks...)
+
+// keyCalls obliges the key of a static call to hold the function that the site leads to, or in whose pad it ends.
+func (c *comparison) keyCalls(s *arch.Site, here, target uint64) {
+	words := [][]byte{binary.LittleEndian.AppendUint64(nil, target)}
+	if callee := c.layout.function(target); callee != target {
+		words = append(words, binary.LittleEndian.AppendUint64(nil, callee))
+	}
+	c.oblige(arch.Obligation{Kind: arch.ObligationStaticCallFunc, At: c.atOf(s), Address: here, Forms: words, Names: noFunction})
 }
 
 // jumpLabel judges the n bytes of a static branch: a nop, or a jump to where the table says.

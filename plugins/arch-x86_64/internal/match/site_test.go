@@ -2,6 +2,7 @@ package match
 
 import (
 	"debug/elf"
+	"encoding/binary"
 	"strings"
 	"testing"
 
@@ -178,9 +179,15 @@ func TestStaticCall(t *testing.T) {
 	ob := []arch.Obligation{{Kind: arch.ObligationStaticCallKey, At: 0, Address: base, Symbol: key},
 		{Kind: arch.ObligationStaticCallKey, At: 5, Address: base + 5, Symbol: key}}
 	sites := []arch.Range{{Offset: 0, Length: 5}, {Offset: 5, Length: 5}}
-	for _, run := range []string{"e8 11223344 e9 11223344", "2e 2e 2e 31 c0 c3 cc cc cc cc", "0f 1f 44 00 00 c3 cc cc cc cc"} {
+	for _, run := range []string{"2e 2e 2e 31 c0 c3 cc cc cc cc", "0f 1f 44 00 00 c3 cc cc cc cc"} {
 		want(t, one(t, u, f, objtest.Hex(t, run), false), arch.MatchResult{RunSize: 10, Sites: sites, Obligations: ob})
 	}
+	// Whom it calls, the key must say.
+	calls := func(at, to uint64) arch.Obligation {
+		return arch.Obligation{Kind: arch.ObligationStaticCallFunc, At: at, Address: base + at, Forms: [][]byte{binary.LittleEndian.AppendUint64(nil, to)}, Names: noFunction}
+	}
+	want(t, one(t, u, f, objtest.Hex(t, "e8"+rel(1, base+0x1000)+"e9"+rel(6, base+0x2000)), false), arch.MatchResult{RunSize: 10, Sites: sites,
+		Obligations: []arch.Obligation{ob[0], calls(0, base+0x1000), ob[1], calls(5, base+0x2000)}})
 	refused(t, one(t, u, f, objtest.Hex(t, "90 90 90 90 90 e9 11223344"), false), 0, "static_call")
 	refused(t, one(t, u, f, objtest.Hex(t, "e8 11223344 0f 1f 44 00 00"), false), 5, "static_call")
 }
