@@ -133,6 +133,42 @@ static bool probe(const struct ksplice_function *f, unsigned long at, u8 run)
 	return run == INT3 && f->classes[at] == KSPLICE_COMPARE && at - f->window >= f->window_len;
 }
 
+/*
+ * Where call depth tracking leads calls: code in the padding before a function
+ * which counts and goes on into it (INCREMENT_CALL_DEPTH in
+ * arch/x86/include/asm/nospec-branch.h begins with sarq %gs:).
+ */
+static bool counts_calls(unsigned long at, unsigned long function)
+{
+	static const u8 sarq[] = { 0x65, 0x48, 0xc1 };
+	u8 run[sizeof(sarq)];
+
+	return function - at <= KSPLICE_PADDING && !copy_from_kernel_nofault(run, (const void *)at, sizeof(run)) &&
+	       !memcmp(run, sarq, sizeof(sarq));
+}
+
+/* Calls lead to where pre's do, or to what counts them on the way there. */
+static bool check_calls(struct ksplice_function *f, struct ksplice_result *r)
+{
+	unsigned long at, next;
+	s32 run, want;
+
+	for (at = 0; at < f->size; at++) {
+		if (f->classes[at] != KSPLICE_CALL)
+			continue;
+		next = f->code + at + sizeof(run);
+		memcpy(&want, f->image + at, sizeof(want));
+		if (copy_from_kernel_nofault(&run, (const void *)(f->code + at), sizeof(run)) ||
+		    (run != want && !counts_calls(next + run, next + want))) {
+			ksplice_fail(r, KSPLICE_CHANGED, -EUCLEAN, f->code + at,
+				     "%s+%#lx: run calls another function than the update expects", f->name, at);
+			return false;
+		}
+		at += sizeof(run) - 1;
+	}
+	return true;
+}
+
 static bool check_image(struct ksplice_function *f, bool skip_window, struct ksplice_result *r)
 {
 	u8 run[128];
@@ -145,7 +181,7 @@ static bool check_image(struct ksplice_function *f, bool skip_window, struct ksp
 			return false;
 		}
 		for (i = 0; i < n; i++) {
-			if (f->classes[at + i] == KSPLICE_SITE || run[i] == f->image[at + i] || probe(f, at + i, run[i]))
+			if (f->classes[at + i] == KSPLICE_SITE || f->classes[at + i] == KSPLICE_CALL || run[i] == f->image[at + i] || probe(f, at + i, run[i]))
 				continue;
 			if (skip_window && at + i - f->window < f->window_len)
 				continue;
@@ -177,7 +213,7 @@ bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_r
 			return false;
 		}
 	}
-	return check_image(f, f->kind == KSPLICE_KIND_JUMP && (op == KSPLICE_OP_UNDO || f->over), r);
+	return check_image(f, f->kind == KSPLICE_KIND_JUMP && (op == KSPLICE_OP_UNDO || f->over), r) && check_calls(f, r);
 }
 
 /* Check all functions of a transaction; in the stop or outside. */

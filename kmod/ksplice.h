@@ -57,6 +57,7 @@ struct ksplice_patch {
 #define KSPLICE_COMPARE		0
 #define KSPLICE_SITE		1	/* the kernel rewrites it: not compared */
 #define KSPLICE_FIELD		2	/* part of a relocation's field */
+#define KSPLICE_CALL		3	/* the field of a call that may lead to the callee's padding */
 
 struct ksplice_function {
 	struct list_head node;	/* in ksplice_update.functions */
@@ -250,8 +251,16 @@ int ksplice_pin(struct ksplice_update *u, const char *name);
 bool ksplice_holds(struct ksplice_update *u, const struct module *mod);
 bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod);
 struct ksplice_loaded *ksplice_part_at(unsigned long address);
+bool ksplice_replaces(unsigned long code, unsigned long address);
 bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned long size);
 void ksplice_free_loaded(struct ksplice_loaded *p);
+
+/* part.c */
+const void *ksplice_in_part(const struct module *mod, u64 address, u64 nr, size_t size);
+
+/* sum.c */
+bool ksplice_sums_right(const struct module *mod, const struct ksplice_part *part);
+bool ksplice_begins(unsigned long address, const char *name, const char *suffix);
 
 /* sysfs.c */
 extern const struct kobj_type ksplice_update_type;

@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 #define KSPLICE_PART_MAGIC	0x4b53504cU	/* "KSPL" */
-#define KSPLICE_PART_VERSION	1
+#define KSPLICE_PART_VERSION	2
 
 /* How a function is redirected. */
 #define KSPLICE_KIND_JUMP	1	/* a jump over the window */
@@ -22,8 +22,12 @@
 /*
  * One relocation of a pre function outside every site: value is S (a slot,
  * filled in by the loader), type an ELF relocation type (R_X86_64_64, 32, 32S,
- * PC32, PLT32, PC64).
+ * PC32, PLT32, PC64). With KSPLICE_RELOC_CALL it is the field of a direct call
+ * that call depth tracking may have led to the padding before the callee
+ * (arch/x86/kernel/callthunks.c:patch_call): a site, but for whom it calls.
  */
+#define KSPLICE_RELOC_CALL	0x80000000U
+#define KSPLICE_PADDING		16	/* the most that a callee has, in bytes */
 struct ksplice_reloc {
 	__u64 value;
 	__s64 addend;
@@ -44,7 +48,8 @@ struct ksplice_func {
 	__u32 kind;		/* KSPLICE_KIND_* */
 	__u32 window;		/* offset of the jump from code, behind endbr and ftrace's nop */
 	__u32 window_len;	/* 5 on x86-64 */
-	__u64 reserved[2];
+	__u64 sum;		/* see below */
+	__u64 reserved;		/* 0 */
 };
 
 /* Bytes of this part that are taken from run before the commit (runtime constants). */
@@ -87,8 +92,22 @@ struct ksplice_part {
 	__u64 hooks;		/* struct ksplice_hook[] */
 	__u64 nr_hooks;
 	__u64 private;		/* the ksplice module's own, 0 in the file */
-	__u64 reserved[4];
+	__u64 sum;		/* see below */
+	__u64 reserved[3];	/* 0 */
 };
+
+/*
+ * Sums find a description that was damaged; they are no signature. They go
+ * over what does not depend on where things are loaded, word by word, strings
+ * up to their NUL and arrays byte by byte: FNV-1a, 64 bits.
+ *
+ * A function's: name, size, nr_relocs, kind, window, window_len, pre, mask,
+ * and each relocation's addend, offset and type.
+ * The part's: flags, nr_funcs, nr_copies, nr_hooks, id, target, description,
+ * each function's sum, each copy's length, each hook's type.
+ */
+#define KSPLICE_SUM_START	0xcbf29ce484222325ULL
+#define KSPLICE_SUM_PRIME	0x100000001b3ULL
 
 struct module;
 

@@ -17,7 +17,7 @@
 #include "ksplice.h"
 
 /* An array in the part's own memory, or NULL. */
-static const void *in_part(const struct module *mod, u64 address, u64 nr, size_t size)
+const void *ksplice_in_part(const struct module *mod, u64 address, u64 nr, size_t size)
 {
 	struct ksplice_region r = ksplice_module_region(mod, address);
 	u64 room;
@@ -65,7 +65,7 @@ static void *array_of(const struct module *mod, u64 address, u64 nr, size_t size
 		return ERR_PTR(-E2BIG);
 	if (!nr)
 		return NULL;
-	p = in_part(mod, address, nr, size);
+	p = ksplice_in_part(mod, address, nr, size);
 	if (!p)
 		return ERR_PTR(-EINVAL);
 	copy = kvmalloc(nr * size, GFP_KERNEL);
@@ -87,10 +87,14 @@ static bool in_text(const struct module *mod, unsigned long address)
  */
 static int relocate(struct ksplice_function *f, const struct ksplice_reloc *r)
 {
+	bool call = r->type & KSPLICE_RELOC_CALL;
+	u32 type = r->type & ~KSPLICE_RELOC_CALL;
 	u64 v = r->value + r->addend;
 	size_t width;
 
-	switch (r->type) {
+	if (call && type != R_X86_64_PC32 && type != R_X86_64_PLT32)
+		return -ENOEXEC;
+	switch (type) {
 	case R_X86_64_64:
 		width = 8;
 		break;
@@ -120,21 +124,21 @@ static int relocate(struct ksplice_function *f, const struct ksplice_reloc *r)
 	if (r->offset > f->size || width > f->size - r->offset)
 		return -EINVAL;
 	memcpy(f->image + r->offset, &v, width);
-	memset(f->classes + r->offset, KSPLICE_FIELD, width);
+	memset(f->classes + r->offset, call ? KSPLICE_CALL : KSPLICE_FIELD, width);
 	return 0;
 }
 
 /* The image that run must be equal to, outside sites. */
 static int make_image(const struct module *mod, struct ksplice_function *f, const struct ksplice_func *from)
 {
-	const u8 *pre = in_part(mod, from->pre, from->size, 1);
-	const u8 *mask = in_part(mod, from->mask, from->size, 1);
+	const u8 *pre = ksplice_in_part(mod, from->pre, from->size, 1);
+	const u8 *mask = ksplice_in_part(mod, from->mask, from->size, 1);
 	const struct ksplice_reloc *relocs = NULL;
 	unsigned long i;
 	int err;
 
 	if (from->nr_relocs) {
-		relocs = in_part(mod, from->relocs, from->nr_relocs, sizeof(*relocs));
+		relocs = ksplice_in_part(mod, from->relocs, from->nr_relocs, sizeof(*relocs));
 		if (!relocs || from->nr_relocs > KSPLICE_MAX_RELOCS)
 			return -EINVAL;
 	}
@@ -174,8 +178,9 @@ static int make_patch(struct ksplice_function *f)
 	return 0;
 }
 
-static int function_of(const struct module *mod, struct ksplice_function *f, const struct ksplice_func *from)
+static int function_of(const struct module *mod, struct ksplice_function *f, const struct ksplice_func *from, u32 nr)
 {
+	char name[32];
 	int err;
 
 	f->name = string_of(mod, from->name, 128);
@@ -197,7 +202,10 @@ static int function_of(const struct module *mod, struct ksplice_function *f, con
 		return -EINVAL;
 	if (f->window > f->size || f->window_len > f->size - f->window)
 		return -EINVAL;
-	if (within_module(f->code, mod))
+	if (within_module(f->code, mod) || from->reserved)
+		return -EINVAL;
+	/* Its code lies elsewhere only where an update has replaced it. */
+	if (f->address != f->code && !ksplice_replaces(f->code, f->address))
 		return -EINVAL;
 	err = ksplice_is_text(f->code, f->size);
 	if (err)
@@ -205,7 +213,8 @@ static int function_of(const struct module *mod, struct ksplice_function *f, con
 	switch (f->kind) {
 	case KSPLICE_KIND_JUMP:
 	case KSPLICE_KIND_FTRACE:
-		if (!in_text(mod, f->replacement))
+		snprintf(name, sizeof(name), "ksplice_new_%04x", nr);
+		if (!in_text(mod, f->replacement) || !ksplice_begins(f->replacement, name, ".ksplice"))
 			return -EINVAL;
 		break;
 	case KSPLICE_KIND_FRAGMENT:
@@ -223,6 +232,18 @@ static int function_of(const struct module *mod, struct ksplice_function *f, con
 	return make_image(mod, f, from);
 }
 
+/* Does a function before have the same replacement? */
+static bool doubled(const struct ksplice_loaded *p, u32 nr)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++) {
+		if (p->functions[nr].replacement && p->functions[i].replacement == p->functions[nr].replacement)
+			return true;
+	}
+	return false;
+}
+
 static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *part)
 {
 	const struct ksplice_func *from;
@@ -231,7 +252,7 @@ static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *par
 
 	if (!part->nr_funcs || part->nr_funcs > KSPLICE_MAX_FUNCS)
 		return -EINVAL;
-	from = in_part(p->mod, part->funcs, part->nr_funcs, sizeof(*from));
+	from = ksplice_in_part(p->mod, part->funcs, part->nr_funcs, sizeof(*from));
 	if (!from)
 		return -EINVAL;
 	p->functions = kvcalloc(part->nr_funcs, sizeof(*p->functions), GFP_KERNEL);
@@ -239,7 +260,9 @@ static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *par
 		return -ENOMEM;
 	p->nr_functions = part->nr_funcs;
 	for (i = 0; i < p->nr_functions; i++) {
-		err = function_of(p->mod, &p->functions[i], &from[i]);
+		err = function_of(p->mod, &p->functions[i], &from[i], i);
+		if (!err && doubled(p, i))
+			err = -EINVAL;
 		if (err) {
 			pr_err("%s: function %u (%s) of its description is not valid: %d\n", p->mod->name, i,
 			       p->functions[i].name ?: "no name", err);
@@ -251,6 +274,7 @@ static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *par
 
 static int extras_of(struct ksplice_loaded *p, const struct ksplice_part *part)
 {
+	char name[32];
 	void *a;
 	u32 i;
 
@@ -260,8 +284,9 @@ static int extras_of(struct ksplice_loaded *p, const struct ksplice_part *part)
 	p->copies = a;
 	p->nr_copies = part->nr_copies;
 	for (i = 0; i < p->nr_copies; i++) {
-		if (!p->copies[i].length || p->copies[i].length > PAGE_SIZE ||
-		    !in_part(p->mod, p->copies[i].to, p->copies[i].length, 1))
+		snprintf(name, sizeof(name), "ksplice_copy_%04x", i);
+		if (!p->copies[i].length || !ksplice_begins(p->copies[i].to, name, NULL) || p->copies[i].length > PAGE_SIZE ||
+		    !ksplice_in_part(p->mod, p->copies[i].to, p->copies[i].length, 1))
 			return -EINVAL;
 	}
 	a = array_of(p->mod, part->hooks, part->nr_hooks, sizeof(*p->hooks), KSPLICE_MAX_HOOKS);
@@ -310,10 +335,10 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	if (!t || t->op != KSPLICE_OP_APPLY || t->update->coming != mod || t->committing || t->committed)
 		return -EPERM;
 	t->update->coming = NULL;
-	if (!in_part(mod, (unsigned long)part, 1, sizeof(*part)) || (unsigned long)part % __alignof__(*part))
+	if (!ksplice_in_part(mod, (unsigned long)part, 1, sizeof(*part)) || (unsigned long)part % __alignof__(*part))
 		return -EINVAL;
 	if (part->magic != KSPLICE_PART_MAGIC || part->version != KSPLICE_PART_VERSION || part->size != sizeof(*part) ||
-	    part->flags & ~KSPLICE_PART_STAYS || part->private)
+	    part->flags & ~KSPLICE_PART_STAYS || part->private || !ksplice_sums_right(mod, part))
 		return -EINVAL;
 	if (t->update->nr_parts >= t->nr_parts)
 		return -EPERM;

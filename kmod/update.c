@@ -158,6 +158,19 @@ struct ksplice_loaded *ksplice_part_at(unsigned long address)
 	return NULL;
 }
 
+/* Is this where an update has put the code of the function at an address? Under ksplice_lock. */
+bool ksplice_replaces(unsigned long code, unsigned long address)
+{
+	struct ksplice_loaded *p = ksplice_part_at(code);
+	u32 i;
+
+	for (i = 0; p && i < p->nr_functions; i++) {
+		if (p->functions[i].replacement == code && p->functions[i].address == address)
+			return true;
+	}
+	return false;
+}
+
 /* Is this the text of a module that the update holds? */
 bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned long size)
 {

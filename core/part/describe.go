@@ -13,8 +13,9 @@ import (
 // Numbers of kmod/ksplice_part.h. Sizes in bytes.
 const (
 	partMagic   = 0x4b53504c
-	partVersion = 1
+	partVersion = 2
 	partStays   = 0x1
+	relocCall   = 0x80000000
 
 	kindJump     = 1
 	kindFtrace   = 2
@@ -88,6 +89,7 @@ func (d *describer) describe(machine elf.Machine) error {
 		d.put64(at+16, c.length)
 	}
 	d.part(funcs, copies)
+	d.sums()
 	d.align()
 	d.section.Size = uint64(len(d.section.Data))
 	d.file.AddSymbol(&objfile.Symbol{Name: descriptionSymbol, Size: partSize, Type: elf.STT_OBJECT, Bind: elf.STB_GLOBAL, Section: d.section})

@@ -55,6 +55,11 @@ func (b *builder) preFunction(f *update.Function) (*preFunction, error) {
 		clear(p.bytes[at : at+uint64(r.Size)])
 		field := p.mask[at : at+uint64(r.Size)]
 		if !slices.Contains(field, 0) {
+			if b.callee(u, r) {
+				call := b.preReloc(u, fn, at, r)
+				call.kind |= relocCall
+				p.relocs = append(p.relocs, call)
+			}
 			continue
 		}
 		if slices.Contains(field, 1) {
@@ -66,6 +71,22 @@ func (b *builder) preFunction(f *update.Function) (*preFunction, error) {
 		p.relocs = append(p.relocs, b.preReloc(u, fn, at, r))
 	}
 	return p, nil
+}
+
+// callee says that a reference is whom a direct call names that the kernel may lead to the callee's padding, and nowhere else.
+func (b *builder) callee(u *UnitInput, r *arch.Ref) bool {
+	calls := 0
+	for i := range u.Pre.Desc.Sites {
+		s := &u.Pre.Desc.Sites[i]
+		if s.Section != r.Section || s.At >= r.At+uint64(r.Size) || s.At+s.Length <= r.At {
+			continue
+		}
+		if s.Kind != arch.SiteCall || s.At+s.Length != r.At+uint64(r.Size) {
+			return false
+		}
+		calls++
+	}
+	return calls == 1 && r.Kind == arch.RefBranch && r.Type == b.loader.branch && !b.loader.imported(u.Pre.File.Symbols[r.Symbol].Name)
 }
 
 // preReloc says what run has in a field: S by a slot, the addend, the type.
