@@ -28,7 +28,7 @@ type world struct {
 	keyCopies, keysSeen int
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{World: matchtest.New(t)}
 	w.unit = w.Unit("a.o", "")
 	w.count = w.unit.Data(".data.count", "count", elf.STB_LOCAL)

@@ -39,7 +39,7 @@ int same(int n) { return helper(n) + 1; }`
 )
 
 // input makes the input of a part with one unit. Every changed function is redirected at its first instruction.
-func input(t *testing.T, pre, post string) *Input {
+func input(t testing.TB, pre, post string) *Input {
 	t.Helper()
 	object := func(source string) *diff.Object {
 		f, d := difftest.Compile(t, "u", source)
