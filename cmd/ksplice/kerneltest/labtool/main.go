@@ -3,6 +3,7 @@
 //	labtool text save FILE [MODULE...]      keep the text of the kernel proper and of modules
 //	labtool text compare FILE               name every function whose text is not what it was, outside of sites
 //	labtool peek SYMBOL [MODULE]            print a function's run address and its bytes
+//	labtool mutate FILE                     take an update to the kernel module with one thing changed at a time
 //	labtool killat WORDS COMMAND [ARG...]   run a command, kill it with SIGKILL when it prints the words
 package main
 
@@ -26,6 +27,8 @@ func run(args []string) error {
 		return compare(args[2])
 	case len(args) >= 2 && args[0] == "peek":
 		return peek(append(args[1:], "")[:2])
+	case len(args) == 2 && args[0] == "mutate":
+		return mutate(args[1])
 	case len(args) >= 3 && args[0] == "killat":
 		return killAt(args[1], args[2:])
 	}
