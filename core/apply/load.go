@@ -3,6 +3,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/objfile"
@@ -86,7 +88,11 @@ func units(ctx context.Context, m *update.Manifest, files map[string][]byte, a a
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			return nil, fmt.Errorf("unpack pre object: %w", err)
 		}
-		out = append(out, &match.Unit{Name: mu.Object, Module: mu.Module, Object: plugin.File{Path: path, SHA256: mu.SHA256},
+		var parts []string
+		for _, id := range m.Base {
+			parts = append(parts, engine.PartName(id, cmp.Or(mu.Module, "vmlinux")))
+		}
+		out = append(out, &match.Unit{Name: mu.Object, Module: mu.Module, Parts: parts, Object: plugin.File{Path: path, SHA256: mu.SHA256},
 			Target: arch.Target{Machine: m.Kernel.Machine, Facts: m.Facts, Config: m.Config, Module: mu.Module != ""}})
 	}
 	return out, Describe(ctx, a, out)

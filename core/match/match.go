@@ -158,6 +158,7 @@ type matcher struct {
 	pages     *pageCache
 	tracing   *kernel.Tracing
 	redirect  map[uint64]kernel.Redirect // by the address where the replaced code begins
+	replaced  map[uint64]uint64          // that address by the replacement's
 	livepatch map[uint64]bool            // addresses of redirected functions; where two have one name, of both
 	keys      map[string]map[uint64]uint64
 	work      []*work
@@ -217,10 +218,11 @@ func Run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit) (*So
 // run matches against a kernel whose code others have redirected and trace.
 func run(ctx context.Context, k *kernel.Kernel, a arch.Arch, units []*Unit, redirects []kernel.Redirect, tracing *kernel.Tracing) (*Solution, error) {
 	m := &matcher{k: k, arch: a, u: newUnknowns(units), pages: newPageCache(k.Memory), tracing: tracing, redirect: map[uint64]kernel.Redirect{},
-		livepatch: map[uint64]bool{}, keys: map[string]map[uint64]uint64{}}
+		replaced: map[uint64]uint64{}, livepatch: map[uint64]bool{}, keys: map[string]map[uint64]uint64{}}
 	m.sol = &Solution{unknowns: m.u, merged: map[fieldKey]uint64{}, byName: map[functionKey]int{}}
 	for _, r := range redirects {
 		m.redirect[r.Code] = r
+		m.replaced[r.Replacement] = r.Code
 	}
 	for _, n := range m.tracing.Livepatched {
 		// By address: what livepatch calls __x64_sys_getppid is __ia32_sys_getppid, too.
@@ -366,10 +368,20 @@ func (m *matcher) addresses(w *work) []uint64 {
 		return []uint64{a}
 	}
 	var out []uint64
-	for _, s := range m.k.Symbols.LookupIn(m.u.units[w.unit].Module, w.fn.Name) {
+	for _, s := range m.named(w.unit, w.fn.Name) {
 		out = append(out, s.Address)
 	}
 	return out
+}
+
+// named looks a name up where what a unit defines may be.
+func (m *matcher) named(unit int, name string) []kernel.Symbol {
+	u := m.u.units[unit]
+	found := slices.Clone(m.k.Symbols.LookupIn(u.Module, name))
+	for _, p := range u.Parts {
+		found = append(found, m.k.Symbols.LookupIn(p, name)...)
+	}
+	return found
 }
 
 // read returns up to n bytes of run at address; fewer where memory ends.
@@ -458,7 +470,7 @@ func (m *matcher) resolve(unit int, w *work, c *candidate) error {
 			}
 			return nil
 		}
-		c.equations = append(c.equations, equation{p, value, at})
+		c.equations = append(c.equations, equation{p, m.original(p, value), at})
 		return nil
 	}
 	for _, e := range r.Equations {
@@ -498,6 +510,25 @@ func (m *matcher) resolve(unit int, w *work, c *candidate) error {
 	// The function itself lies where it matched.
 	c.equations = append(c.equations, equation{w.p, c.address, 0})
 	return nil
+}
+
+// original turns a place in a replacement into the place in the function that it replaced: pieces of a function that an update replaced
+// refer to each other's middle there, and what is asked of run is where the function is.
+func (m *matcher) original(p place, value uint64) uint64 {
+	if p.v.unit < 0 || len(m.replaced) == 0 {
+		return value
+	}
+	functions := m.u.units[p.v.unit].Desc.Functions
+	for i := range functions {
+		f := &functions[i]
+		if f.Section != p.v.section {
+			continue
+		}
+		if code, ok := m.replaced[value-p.offset+f.Offset]; ok {
+			return code - f.Offset + p.offset
+		}
+	}
+	return value
 }
 
 // decide accepts the function's only candidate that matches and that no equation contradicts.
@@ -575,7 +606,7 @@ func (m *matcher) misnamed(e equation) string {
 		}
 	} else {
 		for _, y := range m.u.named[v] {
-			if have = m.k.Symbols.LookupIn(m.u.units[v.unit].Module, y.Name); !hasAddress(have, value+y.Value) {
+			if have = m.named(v.unit, y.Name); !hasAddress(have, value+y.Value) {
 				name, value = y.Name, value+y.Value
 				break
 			}

@@ -435,6 +435,51 @@ func TestOnTop(t *testing.T) {
 	}
 }
 
+// TestPieces: a piece of a function that an update replaced refers to the middle of the replacement, as whose address counts the function's.
+func TestPieces(t *testing.T) {
+	const replacement = 0xffffffffc0100000
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	cold := u.Func(".text.unlikely.f", "f.cold", elf.STB_LOCAL, "f.cold after the first update", ref{Symbol: "f"})
+	f := u.Func(".text.f", "f", global, "f after the first update", ref{Symbol: "f.cold"})
+	u.Func(".text.g", "g", global, "g", ref{Symbol: "f"})
+	w.Symbol("", "f", text)
+	w.Symbol("", "g", text+0x100)
+	w.Memory[text] = matchtest.Code("f with a jump in it", data)
+	w.Memory[text+0x100] = matchtest.Code("g", text)
+	w.Memory[replacement] = matchtest.Code("f after the first update", replacement+0x800)
+	w.Memory[replacement+0x800] = matchtest.Code("f.cold after the first update", replacement)
+	s := solve(t, w, around{redirects: []kernel.Redirect{{Code: text, Replacement: replacement, ID: "0badcafe", Part: "ksplice_0badcafe_vmlinux", Name: "f"}}})
+	verdicts(t, s, verdict{"f.cold", match.StatusMatched, replacement + 0x800}, verdict{"f", match.StatusMatched, text}, verdict{"g", match.StatusMatched, text + 0x100})
+	value(t, s, 0, f, text)
+	value(t, s, 0, cold, replacement+0x800)
+}
+
+// TestBrought: what an update brought is found in its part, for objects made on top of that update only.
+func TestBrought(t *testing.T) {
+	const brought, part = 0xffffffffc0100000, "ksplice_0badcafe_vmlinux"
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "")
+	helper := u.Func(".text.helper", "helper", elf.STB_LOCAL, "helper", ref{Symbol: "jiffies"})
+	names := u.Data(".data.names", "names", elf.STB_LOCAL)
+	u.Func(".text.f", "f", global, "f after the first update", ref{Symbol: "helper"}, ref{Symbol: "names"})
+	w.Symbol("", "f", text)
+	w.Symbol("", "names", data+0x500) // another unit's
+	w.Symbol(part, "helper", brought)
+	w.Symbol(part, "names", brought+0x800)
+	w.Memory[text] = matchtest.Code("f with a jump in it")
+	w.Memory[brought] = matchtest.Code("helper", data)
+	w.Memory[brought+0x100] = matchtest.Code("f after the first update", brought, brought+0x800)
+	a := around{redirects: []kernel.Redirect{{Code: text, Replacement: brought + 0x100, ID: "0badcafe", Part: part, Name: "f"}}}
+
+	verdicts(t, solve(t, w, a), verdict{"helper", match.StatusAbsent, 0}, verdict{"f", match.StatusMismatch, 0})
+	u.Parts = []string{"ksplice_11111111_vmlinux", part}
+	s := solve(t, w, a)
+	verdicts(t, s, verdict{"helper", match.StatusMatched, brought}, verdict{"f", match.StatusMatched, text})
+	value(t, s, 0, helper, brought)
+	value(t, s, 0, names, brought+0x800)
+}
+
 // TestMerged: a string that linkers merge is proved by content, and bind can ask where it is.
 func TestMerged(t *testing.T) {
 	w := matchtest.New(t)

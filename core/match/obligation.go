@@ -95,6 +95,10 @@ func (m *matcher) namedAt(address uint64, names []string) bool {
 func (m *matcher) keysOf(unit int, kind arch.ObligationKind) (map[uint64]uint64, error) {
 	module := m.u.units[unit].Module
 	id := string(kind) + "\x00" + module
+	parts := slices.DeleteFunc(slices.Clone(m.u.units[unit].Parts), func(p string) bool {
+		_, loaded := m.k.Modules[p]
+		return !loaded
+	})
 	if t, ok := m.keys[id]; ok {
 		return t, nil
 	}
@@ -106,16 +110,21 @@ func (m *matcher) keysOf(unit int, kind arch.ObligationKind) (map[uint64]uint64,
 	if err != nil {
 		return nil, err
 	}
-	// Code that an update put in place of other code has its sites in the part's own table.
+	// Code that an update put in place of other code, or brought, has its sites in the part's own table.
 	for _, r := range m.redirect {
-		if id := string(kind) + "\x00" + r.Part; m.keys[id] == nil {
-			extra, err := read(r.Part)
+		parts = append(parts, r.Part)
+	}
+	slices.Sort(parts)
+	for _, p := range slices.Compact(parts) {
+		id := string(kind) + "\x00" + p
+		if m.keys[id] == nil {
+			extra, err := read(p)
 			if err != nil {
 				return nil, err
 			}
 			m.keys[id] = extra
 		}
-		for a, k := range m.keys[string(kind)+"\x00"+r.Part] {
+		for a, k := range m.keys[id] {
 			t[a] = k
 		}
 	}

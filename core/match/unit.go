@@ -21,6 +21,8 @@ type Unit struct {
 	Name string
 	// Module is the module it is part of; empty for the kernel proper.
 	Module string
+	// Parts are modules of updates that the object was compiled on top of: what those brought lies there.
+	Parts []string
 	// Object is the object file, for the architecture plugin; File the same as a graph.
 	Object plugin.File
 	File   *objfile.File

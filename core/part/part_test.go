@@ -39,10 +39,10 @@ int same(int n) { return helper(n) + 1; }`
 )
 
 // input makes the input of a part with one unit. Every changed function is redirected at its first instruction.
-func input(t testing.TB, pre, post string) *Input {
+func input(t testing.TB, pre, post string, flags ...string) *Input {
 	t.Helper()
 	object := func(source string) *diff.Object {
-		f, d := difftest.Compile(t, "u", source)
+		f, d := difftest.Compile(t, "u", source, flags...)
 		return &diff.Object{Name: "fs/u.o", File: f, Desc: d}
 	}
 	u := UnitInput{Unit: backend.Unit{Source: "fs/u.c", Object: "fs/u.o"}, Pre: object(pre), Post: object(post), Redirects: map[uint32]arch.Redirect{}}
@@ -396,6 +396,47 @@ func TestNewData(t *testing.T) {
 		if s.Name == "fresh" {
 			t.Errorf("slot %+v", s)
 		}
+	}
+	link(t, o)
+}
+
+// TestPieces: what pieces of a function refer to in each other's middle is where the code lies, which need not be where the function is.
+func TestPieces(t *testing.T) {
+	source := func(factor string) string {
+		return "extern void bad(int) __attribute__((cold)); extern int ext(int); int f(int n) { if (n > 5) { bad(n); n = ext(n); } return ext(n) * " + factor + "; }"
+	}
+	o := build(t, input(t, source("3"), source("5"), "-freorder-blocks-and-partition"))
+	var names []string
+	for _, f := range o.Functions {
+		names = append(names, f.Name)
+	}
+	if !slices.Equal(names, []string{"f", "f.cold"}) {
+		t.Fatalf("functions %q: the compiler splits nothing off", names)
+	}
+	d := o.Description
+	y := d.Symbol(descriptionSymbol)
+	_, funcs := pointer(t, y.Section, 40)
+	kinds := map[update.SlotKind]int{}
+	for i := range o.Functions {
+		at := uint64(funcs) + uint64(i)*funcSize
+		count := binary.LittleEndian.Uint32(y.Section.Data[at+64:])
+		_, relocs := pointer(t, y.Section, at+56)
+		for n := range uint64(count) {
+			slot, _ := pointer(t, y.Section, uint64(relocs)+n*relocSize)
+			for k, s := range o.Slots {
+				if slot.Name == slotName(k) && (s.Name == "f" || s.Name == "f.cold" || strings.HasPrefix(s.Name, ".text")) {
+					kinds[s.Kind]++
+					addend := int64(binary.LittleEndian.Uint64(y.Section.Data[uint64(relocs)+n*relocSize+8:]))
+					if s.Kind == update.SlotCode && (addend <= -4 || addend >= int64(o.Functions[0].Size)) {
+						t.Errorf("%s names %s%+d", o.Functions[i].Name, s.Name, addend)
+					}
+				}
+			}
+		}
+	}
+	// The jump to the beginning of f.cold names a symbol; the one back leads into f.
+	if kinds[update.SlotCode] != 1 || kinds[update.SlotSymbol] != 1 {
+		t.Errorf("kinds of slots: %v", kinds)
 	}
 	link(t, o)
 }

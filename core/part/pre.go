@@ -112,10 +112,38 @@ func (b *builder) preReloc(u *UnitInput, fn *arch.Function, at uint64, r *arch.R
 		}
 		out.symbol = slotName(n)
 	default:
+		if g := within(u, fn, y, r); g != nil {
+			// Where an update has replaced the function already, its pieces refer to the code that runs, not to the address.
+			out.symbol = slotName(b.slot(update.Slot{Kind: update.SlotCode, Name: g.Name, Unit: u.Index, Symbol: g.Symbol}, false))
+			out.addend += int64(y.Value) - int64(g.Offset)
+			break
+		}
 		s := update.Slot{Kind: update.SlotSymbol, Name: sectionName(y), Unit: u.Index, Symbol: r.Symbol}
 		out.symbol = slotName(b.slot(s, y.Bind != elf.STB_LOCAL))
 	}
 	return out
+}
+
+// within is the function of fn's own, itself or a piece split off, into whose middle a reference leads; nil where it leads elsewhere.
+func within(u *UnitInput, fn *arch.Function, y *objfile.Symbol, r *arch.Ref) *arch.Function {
+	if y.Section == nil {
+		return nil
+	}
+	functions := u.Pre.Desc.Functions
+	whole := func(f *arch.Function) *arch.Function {
+		if f.Parent >= 0 {
+			return &functions[f.Parent]
+		}
+		return f
+	}
+	to := int64(y.Value) + r.Offset
+	for i := range functions {
+		g := &functions[i]
+		if g.Section == uint32(y.Section.Index) && to > int64(g.Offset) && to < int64(g.Offset+g.Size) && whole(g).Symbol == whole(fn).Symbol {
+			return g
+		}
+	}
+	return nil
 }
 
 // merged is as in the architecture plugins' matching: the linker may merge the section's entries with others.
