@@ -290,6 +290,13 @@ func (r *run) compare(ctx context.Context) error {
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
 	}
+	signatures, err := r.sayExports()
+	if err != nil {
+		return err
+	}
+	for _, text := range signatures {
+		reasons = append(reasons, Reason{ReasonUnsupported, text})
+	}
 	if len(reasons) > 0 {
 		sortReasons(reasons)
 		return &RefusedError{reasons}

@@ -35,16 +35,16 @@ const (
 // include/linux/export.h, moduleparam.h, module.h, tracepoint.h, scripts/mod/modpost.c.
 var dropped = []string{
 	".init.", ".exit.", ".initcall", ".con_initcall", ".init_array", ".head.text", ".meminit.", ".memexit.", ".cpuinit.", ".cpuexit.",
-	".ref.text.exit", "___ksymtab", "__ksymtab", "___kcrctab", "__kcrctab", ".export_symbol", "__param", ".modinfo", "__mod_",
+	".ref.text.exit", "__param", ".modinfo", "__mod_",
 	"__tracepoints", "_ftrace_events", "_ftrace_eval_map", "__bpf_raw_tp_map", "__syscalls_metadata", ".gnu.linkonce.this_module",
 	".BTF_ids",
 }
 
 // quiet are prefixes under ruleQuiet: inputs of objtool and of the linker, seals of entries (a replacement may stay unsealed),
-// lists of runtime constants (the code is fixed up instead), and printk's index of messages with their lines.
+// lists of runtime constants (the code is fixed up instead), printk's index of messages with their lines, and what is exported (core/create says it).
 var quiet = []string{
 	".discard.", ".ibt_endbr_seal", "__patchable_function_entries", "runtime_", ".printk_index", ".static_call_tramp_key",
-	".cfi_sites", ".kcfi_traps", ".note", ".llvm",
+	".cfi_sites", ".kcfi_traps", ".note", ".llvm", "___ksymtab", "__ksymtab", "___kcrctab", "__kcrctab", ".export_symbol",
 }
 
 // debugSection holds the descriptors of dynamic debug messages: data by symbol, although it is also a table

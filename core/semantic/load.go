@@ -86,12 +86,14 @@ type unit struct {
 	enums     []*typ
 	constants map[string]int64
 	variables []*variable
-	files     [][]*dwarf.LineFile // of each compile unit, as far as asked for
+	// signatures are the global functions that are defined, by name.
+	signatures map[string]*function
+	files      [][]*dwarf.LineFile // of each compile unit, as far as asked for
 }
 
 // load reads the types of f.
 func load(f *elf.File) (*unit, error) {
-	u := &unit{types: map[dwarf.Offset]*typ{}, named: map[key]*typ{}, constants: map[string]int64{}}
+	u := &unit{types: map[dwarf.Offset]*typ{}, named: map[key]*typ{}, constants: map[string]int64{}, signatures: map[string]*function{}}
 	if f.Section(".debug_info") == nil {
 		if f.Section(".comment") != nil { // the compiler's mark, which hand-written assembly lacks
 			return nil, fmt.Errorf("%w: it has no .debug_info; compile it with -g, or a kernel that has CONFIG_DEBUG_INFO", ErrNoTypes)
@@ -175,6 +177,15 @@ func (l *loader) children(parent *typ, in *function, depth int) error {
 		case dwarf.TagSubrangeType:
 			if parent != nil {
 				parent.dims = append(parent.dims, dimension(e))
+			}
+		case dwarf.TagFormalParameter:
+			if parent == nil && in != nil {
+				of, _ := e.Val(dwarf.AttrType).(dwarf.Offset)
+				in.params = append(in.params, of)
+			}
+		case dwarf.TagUnspecifiedParameters:
+			if parent == nil && in != nil {
+				in.variadic = true
 			}
 		case dwarf.TagVariable:
 			if parent == nil {

@@ -28,6 +28,12 @@ type Static struct {
 type function struct {
 	name   string
 	origin dwarf.Offset // of what this is an instance of; 0: none
+	// of a global one
+	of         dwarf.Offset // what it returns; 0 is void
+	params     []dwarf.Offset
+	variadic   bool
+	cu         int
+	file, line int64
 }
 
 // variable is one description of a variable; several may speak of the same one.
@@ -48,6 +54,7 @@ func (l *loader) function(e *dwarf.Entry) *function {
 	f.name, _ = e.Val(dwarf.AttrName).(string)
 	f.origin = origin(e)
 	l.functions[e.Offset] = f
+	l.callable(e, f)
 	return f
 }
 

@@ -52,6 +52,12 @@ func Object(t testing.TB, name, source string, extra ...string) *diff.Object {
 	return o
 }
 
+// CompileDebug compiles C source with debug information and returns the object's path.
+func CompileDebug(t testing.TB, name, source string, extra ...string) string {
+	t.Helper()
+	return compile(t, name, source, append(extra, "-g")...)
+}
+
 func compile(t testing.TB, name, source string, extra ...string) string {
 	t.Helper()
 	gcc, err := exec.LookPath("gcc")
