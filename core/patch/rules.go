@@ -17,13 +17,13 @@ var ofObject = regexp.MustCompile(`^[A-Z]+(?:_[A-Z]+)*_([\w./-]+)\.o\s*[:+]?=`)
 
 // RulesProblem says why the patch's change of a makefile cannot be brought into a running kernel; empty where it can. Lists may gain
 // and lose objects, and what else is said may be said of objects of new files only: all others must be built as they were.
-// Which objects the lists then make, and of what, kbuild says. A makefile that is new says nothing of old files, whatever is in it.
+// Which objects the lists then make, and of what, kbuild says. A makefile that comes or goes says nothing of files that stay, whatever is in it.
 func (p *Patch) RulesProblem(f *File) string {
-	if f.Old == "" {
+	if f.Old == "" || f.New == "" {
 		return ""
 	}
-	if f.New == "" || f.Old != f.New {
-		return "the makefile goes: " + rulesStay
+	if f.Old != f.New {
+		return "the makefile gets another name: " + rulesStay
 	}
 	for _, h := range f.Hunks {
 		for i, l := range h.Lines {

@@ -59,8 +59,12 @@ func TestRulesProblem(t *testing.T) {
 	if got := p.RulesProblem(p.Files[0]); got != "" {
 		t.Errorf("a new makefile: %q, want no problem", got)
 	}
-	if got := p.RulesProblem(p.Files[1]); !strings.Contains(got, "the makefile goes") {
-		t.Errorf("a makefile that goes: %q", got)
+	if got := p.RulesProblem(p.Files[1]); got != "" {
+		t.Errorf("a makefile that goes: %q, want no problem", got)
+	}
+	p.Files[1].New = "fs/old/Kbuild"
+	if got := p.RulesProblem(p.Files[1]); !strings.Contains(got, "another name") {
+		t.Errorf("a makefile with another name: %q", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/core/vmtest"
 )
 
@@ -18,14 +19,19 @@ func TestConstructsData(t *testing.T) {
 	eachSeries(t, func(t *testing.T, series string) {
 		l := prepare(t, series)
 		files := l.construct(t, "new-files")
+		base := filepath.Join(l.share, filepath.Base(files))
+		onFiles := l.construct(t, "on-new-files", "--on", base)
+		goes := l.create(t, "files-go", l.constructText(t, "new-files"), "--reverse", "--on", base)
+		module := l.construct(t, "module-file")
 		l.boot(t, vmtest.Options{})
 		l.MustRun(t, "sh", "-c", "echo 1 > /proc/sys/kernel/printk") // the kernel log alone has the warning that is wanted
-		t.Run("new files", func(t *testing.T) { l.newFiles(t, files) })
+		t.Run("new files", func(t *testing.T) { l.newFiles(t, files, onFiles, goes) })
+		t.Run("module", func(t *testing.T) { l.moduleFile(t, module) })
 	})
 }
 
-// construct makes an update of a patch of testdata/constructs: that for the series where there is one.
-func (l *lab) construct(t testing.TB, name string, args ...string) string {
+// constructText reads a patch of testdata/constructs: that for the series where there is one.
+func (l *lab) constructText(t testing.TB, name string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", "constructs", l.series(), name+".patch"))
 	if os.IsNotExist(err) {
@@ -34,12 +40,40 @@ func (l *lab) construct(t testing.TB, name string, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.create(t, name, text, args...)
+	return text
+}
+
+// construct makes an update of one, of which nothing is left to prove.
+func (l *lab) construct(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	file := l.create(t, name, l.constructText(t, name), args...)
+	u, err := update.ReadFile(filepath.Join(l.share, filepath.Base(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range u.Manifest.Parts {
+		t.Logf("%s: new %q, escaping %q", p.Target, p.New, p.Escapes)
+	}
+	return file
+}
+
+// read returns what a file of the guest has.
+func (l *lab) read(t testing.TB, file string) string {
+	t.Helper()
+	return l.MustRun(t, guestUser, "do", "file", file)
+}
+
+// wants wants a file of the guest to match a form.
+func (l *lab) wants(t testing.TB, file, form string) {
+	t.Helper()
+	if got := l.read(t, file); !regexp.MustCompile(form).MatchString(got) {
+		t.Errorf("%s has %q, want %q", file, got, form)
+	}
 }
 
 // newFiles adds sources in C and assembly. They bring functions, data of every kind, and what is done once; static variables of the kernel's
 // own go on from where they were, in both directions.
-func (l *lab) newFiles(t *testing.T, file string) {
+func (l *lab) newFiles(t *testing.T, file, on, goes string) {
 	same := l.saveText(t)
 	deprecated := func() string {
 		l.MustRun(t, "sh", "-c", "echo 0 > /proc/self/oom_adj")
@@ -53,12 +87,9 @@ func (l *lab) newFiles(t *testing.T, file string) {
 	l.apply(t, file)
 	id := l.id(t, file)
 	for i, want := range []string{`one 1 1 lines 1 said`, `two 4 2 lines 1 said`, `three 9 3 lines 1 quiet`, `many 16 4 lines 2 quiet`, `many 16 5 lines 2 quiet`} {
-		got := l.MustRun(t, guestUser, "do", "file", "/proc/uptime")
-		form := fmt.Sprintf(`^\d+\.\d\d \d+\.\d\d\n%s\nLinux version [^\n]*\nshown %d of 3\n$`, want, i+1)
-		if !regexp.MustCompile(form).MatchString(got) {
-			t.Errorf("read %d: %q, want %q", i+1, got, form)
-		}
+		l.wants(t, "/proc/uptime", words(want, i+1))
 	}
+	l.wants(t, "/proc/tty/drivers", `(?m)^serial has \d+$`) // a function is gone, its caller does without
 	for words, want := range map[string]string{"words are shown": `^words are shown\n$`, "words were shown": `^words were shown 3 times\n$`} {
 		if got := l.MustRun(t, guestUser, "do", "log", words); !regexp.MustCompile(want).MatchString(got) {
 			t.Errorf("the log has %q, want %q", got, want)
@@ -71,7 +102,19 @@ func (l *lab) newFiles(t *testing.T, file string) {
 	if second%2 != 0 || third%2 != 0 || second <= first || third <= second {
 		t.Errorf("inode numbers are %d before, then %d and %d: want them to go on with even ones", first, second, third)
 	}
+	// An update on this one uses static variables that this one brought, and replaces a function of its.
+	l.apply(t, on)
+	l.wants(t, "/proc/uptime", words("one 1 6 lines 5 hushed", 6))
+	l.undo(t, l.id(t, on))
+	l.wants(t, "/proc/uptime", words("many 16 7 lines 6 quiet", 7))
+	// One that takes its files away again.
+	l.apply(t, goes)
+	l.wants(t, "/proc/uptime", plainUptime)
+	l.undo(t, l.id(t, goes))
+	l.wants(t, "/proc/uptime", words("many 16 8 lines 6 quiet", 8))
 	l.undo(t, id)
+	l.wants(t, "/proc/uptime", plainUptime)
+	l.wants(t, "/proc/tty/drivers", `(?m)^serial +/dev/ttyS +4 +64-\d+ serial$`)
 	if got := deprecated(); got != said {
 		t.Errorf("after undo: %q", got)
 	}
@@ -87,6 +130,39 @@ func (l *lab) newFiles(t *testing.T, file string) {
 	if !odd {
 		t.Error("inode numbers are even after undo, too")
 	}
+	same()
+	l.clean(t)
+}
+
+const plainUptime = `^\d+\.\d\d \d+\.\d\d\n?$`
+
+// words is the form of /proc/uptime with the patch new-files.
+func words(line string, shown int) string {
+	return fmt.Sprintf(`^\d+\.\d\d \d+\.\d\d\n%s\nLinux version [^\n]*\nshown %d of 3\n?$`, line, shown)
+}
+
+// moduleFile adds a source to a module. A function moves there, which the rest of the module goes on calling where it was; the module is itself
+// in code of both.
+func (l *lab) moduleFile(t *testing.T, file string) {
+	const config, old = "/proc/net/vlan/config", `^VLAN Dev name\t \| VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n`
+	l.MustRun(t, "modprobe", "8021q")
+	l.MustRun(t, "modprobe", "dummy")
+	leave := func(id string) {
+		l.MustRun(t, guestUser, "vlan", "dummy0", id)
+		l.MustRun(t, "ip", "link", "del", "dummy0."+id)
+	}
+	same := l.saveText(t, "8021q")
+	leave("5")
+	l.wants(t, config, old+`$`)
+	l.apply(t, file)
+	for i, id := range []string{"5", "6"} {
+		l.wants(t, config, old+fmt.Sprintf(`8021q, used \d+\n%d left 8021q\n$`, i))
+		leave(id)
+	}
+	l.wants(t, config, old+`8021q, used \d+\n2 left 8021q\n$`)
+	l.undo(t, l.id(t, file))
+	leave("7")
+	l.wants(t, config, old+`$`)
 	same()
 	l.clean(t)
 }
