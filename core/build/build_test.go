@@ -83,7 +83,7 @@ func (f *fake) Compile(ctx context.Context, req *backend.CompileRequest, progres
 		f.mu.Lock()
 		f.compiled = append(f.compiled, u.Source)
 		f.mu.Unlock()
-		progress(plugin.Progress{Stage: "compile", Message: u.Source})
+		progress(plugin.Progress{Stage: "compile", Message: u.Source, Done: int64(len(resp.Results)), Total: int64(len(req.Units))})
 		r := backend.CompileResult{Unit: u, Nanoseconds: 5}
 		text, includes, err := read(req.WorkDir, u.Source)
 		if err != nil {
@@ -265,10 +265,41 @@ func TestCompile(t *testing.T) {
 	if len(f.works) != 1 {
 		t.Errorf("compiles one after another used the work trees %v", f.works)
 	}
+}
+
+// TestMiss: an object serves only what it was compiled as: the tree (its ID stands for source, configuration, generated headers and tools),
+// the flags, the unit and its module.
+func TestMiss(t *testing.T) {
+	tree := newTree(t)
+	b := New(&fake{}, t.TempDir(), nil)
 	other := *tree
 	other.ID = "another compiler"
-	if _, cached := objectsOf(t, b, &other, nil, "a.c"); cached[0] {
-		t.Errorf("another tree's object came from the cache")
+	module := unitOf("a.c")
+	module.Module = "m"
+	object := unitOf("a.c")
+	object.Object = "b.o"
+	for _, tt := range []struct {
+		what  string
+		tree  *backend.Tree
+		unit  backend.Unit
+		flags []string
+	}{
+		{"nothing", tree, unitOf("a.c"), nil},
+		{"the tree", &other, unitOf("a.c"), nil},
+		{"a flag", tree, unitOf("a.c"), []string{"-x"}},
+		{"another flag", tree, unitOf("a.c"), []string{"-y"}},
+		{"two flags", tree, unitOf("a.c"), []string{"-x", "-y"}},
+		{"the order of flags", tree, unitOf("a.c"), []string{"-y", "-x"}},
+		{"two flags as one", tree, unitOf("a.c"), []string{"-x-y"}},
+		{"the module", tree, module, nil},
+		{"the object", tree, object, nil},
+	} {
+		for again := range 2 {
+			o, err := b.Compile(t.Context(), tt.tree, CompileInput{Units: []backend.Unit{tt.unit}, Flags: tt.flags}, nil)
+			if err != nil || o[0].Cached != (again == 1) {
+				t.Errorf("%s changed, asked %d times before: cached %t, %v", tt.what, again, err == nil && o[0].Cached, err)
+			}
+		}
 	}
 }
 

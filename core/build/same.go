@@ -86,9 +86,9 @@ func (s *comparison) do(ctx context.Context, pre, post *changes) error {
 			return err
 		}
 	}
+	merged := mergeProgress(2, s.progress)
 	for first := 0; first < len(s.units); first += sampled {
 		list := s.units[first:min(first+sampled, len(s.units))]
-		merged := mergeProgress(2, s.progress)
 		var texts [2][]backend.CompileResult
 		err := sideBySide(2, s.jobs, func(i, jobs int) (err error) {
 			req := &backend.CompileRequest{Tree: s.tree, WorkDir: trees[i].dir, Units: list, ExtraFlags: s.flags, Jobs: jobs, Preprocess: true}

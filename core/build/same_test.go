@@ -42,7 +42,14 @@ func TestUnaffected(t *testing.T) {
 	b := New(f, t.TempDir(), nil)
 	ask := func(pre, post map[string][]byte, jobs int) []bool {
 		t.Helper()
-		same, err := b.Unaffected(t.Context(), tree, CompileInput{Files: pre, Units: units, Flags: []string{";"}, Jobs: jobs}, CompileInput{Files: post}, nil)
+		var last plugin.Progress
+		same, err := b.Unaffected(t.Context(), tree, CompileInput{Files: pre, Units: units, Flags: []string{";"}, Jobs: jobs}, CompileInput{Files: post},
+			func(p plugin.Progress) {
+				if p.Done < last.Done || p.Total != int64(2*len(units)) {
+					t.Errorf("the progress goes from %+v to %+v", last, p)
+				}
+				last = p
+			})
 		if err != nil {
 			t.Fatal(err)
 		}

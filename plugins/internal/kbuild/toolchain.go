@@ -29,7 +29,7 @@ type toolDigest struct {
 	SHA256 string `json:"sha256"`
 }
 
-// toolchain looks at the compiler, its cc1 and the assembler.
+// toolchain looks at the compiler's command, which has defaults of its own, its cc1 and the assembler.
 func (t *Tree) toolchain(ctx context.Context) (*toolchain, error) {
 	version, err := CompilerVersion(ctx, t.CC)
 	if err != nil {
@@ -43,12 +43,16 @@ func (t *Tree) toolchain(ctx context.Context) (*toolchain, error) {
 	}
 	tc := &toolchain{version: version}
 	changed := false
-	for _, name := range []string{"cc1", "as"} {
-		out, err := run(ctx, command{env: os.Environ(), argv: []string{t.CC, "-print-prog-name=" + name}})
-		if err != nil {
-			return nil, failure("ask "+t.CC+" for its "+name, out, err)
+	for _, name := range []string{"", "cc1", "as"} {
+		program := t.CC
+		if name != "" {
+			out, err := run(ctx, command{env: os.Environ(), argv: []string{t.CC, "-print-prog-name=" + name}})
+			if err != nil {
+				return nil, failure("ask "+t.CC+" for its "+name, out, err)
+			}
+			program = strings.TrimSpace(string(out.stdout))
 		}
-		path, err := exec.LookPath(strings.TrimSpace(string(out.stdout)))
+		path, err := exec.LookPath(program)
 		if err != nil {
 			return nil, &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: t.CC, Summary: "its " + name + " is missing", Detail: "install the compiler's package again"}
 		}

@@ -142,8 +142,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 	if p.image.Name == "" {
 		progress(plugin.Progress{Stage: "find", Message: fmt.Sprintf("no package source has linux-image-%s in version %s: updates will name no build id", p.release, p.version)})
 	}
-	key := strings.Join([]string{p.release, p.source.SHA256, p.headers.SHA256, p.kbuild.SHA256, p.image.SHA256}, " ")
-	t, reused, err := store.Make(ctx, key, progress, func(root string) (*kbuild.Info, error) {
+	t, reused, err := store.Make(ctx, p.key(), progress, func(root string) (*kbuild.Info, error) {
 		return b.fill(ctx, p, filepath.Join(req.CacheDir, "packages"), root, req, progress)
 	})
 	if err != nil {

@@ -105,6 +105,12 @@ type plan struct {
 	tools bool
 }
 
+// key names what the tree is made of: the source, the configuration, generated headers and symbol versions (headers), objtool and the other
+// tools (kbuild), and the kernel.
+func (p *plan) key() string {
+	return strings.Join([]string{p.release, p.source.SHA256, p.headers.SHA256, p.kbuild.SHA256, p.image.SHA256}, " ")
+}
+
 // releaseForm is a release of Debian's: "6.1.0-56-amd64", "6.12.117+deb12-cloud-amd64", "6.1.0-56-rt-amd64".
 var releaseForm = regexp.MustCompile(`^(\d+)\.(\d+)\.\d+[-+~.a-z0-9]*-amd64$`)
 

@@ -96,3 +96,24 @@ func FuzzParseShow(f *testing.F) {
 		}
 	})
 }
+
+// TestKey: a tree is made anew when any of the packages it is made of is another one.
+func TestKey(t *testing.T) {
+	base := plan{release: "6.1.0-56-amd64", headers: packageInfo{SHA256: "h"}, kbuild: packageInfo{SHA256: "k"}, source: packageInfo{SHA256: "s"}, image: packageInfo{SHA256: "i"}}
+	seen := map[string]string{base.key(): "nothing changed"}
+	for name, change := range map[string]func(*plan){
+		"the source": func(p *plan) { p.source.SHA256 = "x" },
+		"the configuration and generated headers": func(p *plan) { p.headers.SHA256 = "x" },
+		"objtool":     func(p *plan) { p.kbuild.SHA256 = "x" },
+		"the kernel":  func(p *plan) { p.image.SHA256 = "x" },
+		"the release": func(p *plan) { p.release = "6.1.0-57-amd64" },
+		"one package's digest where another's was, and so on": func(p *plan) { p.source, p.headers = p.headers, p.source },
+	} {
+		p := base
+		change(&p)
+		if other, ok := seen[p.key()]; ok {
+			t.Errorf("%s is another: the key is as with %s", name, other)
+		}
+		seen[p.key()] = name
+	}
+}

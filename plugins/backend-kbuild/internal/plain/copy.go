@@ -117,8 +117,16 @@ func fingerprint(files []sourceFile) string {
 // key names what a tree is made of.
 func (b *Backend) key(k *kernel, files []sourceFile) (string, error) {
 	parts := []string{b.source, k.release, k.version, fingerprint(files)}
-	for _, path := range []string{b.config, b.symvers} {
+	paths := []string{b.config, b.symvers}
+	for _, name := range versionHeaders {
+		paths = append(paths, filepath.Join(b.build, name))
+	}
+	for i, path := range paths {
 		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) && i >= 2 {
+			parts = append(parts, "none")
+			continue
+		}
 		if err != nil {
 			return "", fmt.Errorf("digest file: %w", err)
 		}
