@@ -19,6 +19,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -313,4 +314,54 @@ func TestRealPlainTree(t *testing.T) {
 	if after := treeState(t, tree.Root); after != before {
 		t.Errorf("the source that backend kbuild was given is not as it was:\n%s", stateDiff(before, after))
 	}
+}
+
+// TestRealUnaffected changes an inline function of a header: the units that it proves to need no new code compile, all the same, to the
+// same code; those that use the function are not among them.
+func TestRealUnaffected(t *testing.T) {
+	needKernel(t)
+	b := New(start(t, buildPlugins(t), "debian", nil), testCache(t), hclog.NewNullLogger())
+	defer b.Close()
+	tree := realTree(t, b, testRelease(t))
+	after := edit(t, tree, "include/linux/jbd2.h", "long free = journal->j_free - 32;", "long free = journal->j_free - 33;")
+	uses := map[string]bool{"fs/jbd2/checkpoint.c": true, "fs/jbd2/transaction.c": true}
+	in := CompileInput{Flags: strings.Fields(sliceFlags),
+		Units: realUnits(t, b, tree, "fs/jbd2/checkpoint.c", "fs/jbd2/transaction.c", "fs/jbd2/recovery.c", "fs/jbd2/revoke.c", "fs/ext4/acl.c", "fs/ext4/symlink.c")}
+	same, err := b.Unaffected(t.Context(), tree, in, CompileInput{Files: after}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := in
+	out.Files = after
+	both, err := b.CompileAll(t.Context(), tree, []CompileInput{in, out}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, u := range in.Units {
+		if same[i] == uses[u.Source] {
+			t.Errorf("%s uses the function: %t; is proved to need no new code: %t", u.Source, uses[u.Source], same[i])
+		}
+		if equal := bytes.Equal(stripped(t, both[0][i].Path), stripped(t, both[1][i].Path)); equal == uses[u.Source] {
+			t.Errorf("%s uses the function: %t; its code is the same: %t", u.Source, uses[u.Source], equal)
+		}
+	}
+}
+
+// stripped is an object without its debug information.
+func stripped(t *testing.T, path string) []byte {
+	t.Helper()
+	f, err := objfile.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.StripDebug()
+	out := filepath.Join(t.TempDir(), "object")
+	if err := f.WriteFile(out); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
 }

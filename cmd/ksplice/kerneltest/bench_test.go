@@ -4,23 +4,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-
-	"github.com/ksplice/ksplice/core/build"
-	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
-	"github.com/ksplice/ksplice/sdk/backend"
 )
 
-// BenchmarkUpdate measures an update from the patch to undo, on every series, and prints a table. It measures once, however
+// BenchmarkUpdate measures apply and undo, on every series, and prints a table. It measures once, however
 // often the benchmark is asked to run; figures of the guest are those of an emulated machine.
 func BenchmarkUpdate(b *testing.B) {
 	vmtest.Need(b)
@@ -28,8 +22,11 @@ func BenchmarkUpdate(b *testing.B) {
 		b.Run(s, func(b *testing.B) {
 			m := &measuring{lab: prepare(b, s)}
 			fmt.Printf("\nkernel %s\n", m.kernel.Release)
-			m.creating(b)
-			m.matching(b)
+			e, err := examples.Get("netif-rx-drop")
+			if err != nil {
+				b.Fatal(err)
+			}
+			m.file = m.example(b, e)
 			m.boot(b, vmtest.Options{})
 			m.applying(b)
 		})
@@ -61,8 +58,9 @@ func (m *measuring) row(what, format string, args ...any) {
 
 // created is what is read of `ksplice create --json`.
 type created struct {
-	Size   int64
-	Stages []struct {
+	Size              int64
+	Units, Unaffected int
+	Stages            []struct {
 		Name string
 		Time time.Duration `json:"time_ns"`
 	}
@@ -74,85 +72,6 @@ func (c *created) split() string {
 		out = append(out, fmt.Sprintf("%s %.2f", s.Name, s.Time.Seconds()))
 	}
 	return strings.Join(out, ", ")
-}
-
-// creating times create with nothing in the cache and with everything, beside the compiler and objtool on the same objects.
-func (m *measuring) creating(b *testing.B) {
-	e, err := examples.Get("netif-rx-drop")
-	if err != nil {
-		b.Fatal(err)
-	}
-	text, err := e.Patch(m.series())
-	if err != nil {
-		b.Fatal(err)
-	}
-	patch := filepath.Join(m.share, "bench.patch")
-	if err := os.WriteFile(patch, text, 0o644); err != nil {
-		b.Fatal(err)
-	}
-	cache := b.TempDir()
-	file := filepath.Join(m.share, "bench.ksplice")
-	m.file = "/share/bench.ksplice"
-	create := func() (c created, wall time.Duration) {
-		start := time.Now()
-		out, errs, exit := m.host(b, "create", "--json", "--patch", patch, "--kernel", m.kernel.Release, "--cache", cache, "-o", file)
-		wall = time.Since(start)
-		if exit != exitOK {
-			b.Fatalf("create: exit code %d\n%s%s", exit, out, errs)
-		}
-		if err := json.Unmarshal([]byte(out), &c); err != nil {
-			b.Fatal(err)
-		}
-		return c, wall
-	}
-	cold, wall := create()
-	m.row("create, nothing cached (packages are downloaded)", "%.1f s: %s", wall.Seconds(), cold.split())
-	objects := filepath.Join(cache, "objects")
-	if err := os.RemoveAll(objects); err != nil {
-		b.Fatal(err)
-	}
-	warm, wall := create()
-	m.row("create, tree cached, objects not", "%.1f s: %s", wall.Seconds(), warm.split())
-	floor := m.floor(b, cache, patch)
-	m.row("  the bare compile of the same objects, pre and post", "%.1f s; create takes %.2f times that", floor.Seconds(), wall.Seconds()/floor.Seconds())
-	again, wall := create()
-	m.row("create, everything cached", "%.1f s: %s", wall.Seconds(), again.split())
-	m.row("update on disk", "%d bytes", again.Size)
-}
-
-// floor is the time of the compiler and objtool alone, as the backend reports them, for the patched unit before and after. Both
-// sources cost the same: the unit as it is is compiled twice.
-func (m *measuring) floor(b *testing.B, cache, patch string) time.Duration {
-	host := pluginhost.New(pluginhost.Config{Dirs: []string{filepath.Join(m.tools, "libexec", "ksplice", "plugins")}})
-	defer host.Close()
-	debian, _, err := host.Backend(b.Context(), "debian")
-	if err != nil {
-		b.Fatal(err)
-	}
-	builder := build.New(debian, cache, hclog.NewNullLogger())
-	defer builder.Close()
-	tree, err := builder.Prepare(b.Context(), m.kernel.Release, "", nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	units, err := builder.Affected(b.Context(), tree, []string{"net/core/dev.c"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	var sum time.Duration
-	for range 2 {
-		work := b.TempDir()
-		if err := os.CopyFS(filepath.Join(work, "tree"), os.DirFS(tree.Root)); err != nil {
-			b.Fatal(err)
-		}
-		r, err := debian.Compile(b.Context(), &backend.CompileRequest{Tree: tree, WorkDir: filepath.Join(work, "tree"), Units: units,
-			ExtraFlags: []string{"-ffunction-sections", "-fdata-sections"}}, nil)
-		if err != nil {
-			b.Fatal(err)
-		}
-		sum += time.Duration(r.Results[0].Nanoseconds)
-	}
-	return sum
 }
 
 // stats is what is read of `match --json` and `apply --json`.
@@ -168,39 +87,6 @@ func (s *stats) text() string {
 	return fmt.Sprintf("%d functions, %d bytes in %.0f ms: %.0f functions/s, %.1f MB/s, %.0f%% of it in plugin calls", s.Functions, s.Bytes,
 		float64(s.Time.Microseconds())/1000, float64(s.Functions)/s.Time.Seconds(), float64(s.Bytes)/s.Time.Seconds()/1e6,
 		100*s.Plugin.Seconds()/s.Time.Seconds())
-}
-
-// matching times the match of a whole large unit against the kernel's image on this machine.
-func (m *measuring) matching(b *testing.B) {
-	out, _, exit := m.host(b, "inspect", "--json", filepath.Join(m.share, "bench.ksplice"))
-	var u struct {
-		Facts  map[string]int64
-		Config map[string]string
-		Units  []struct{ Pre string }
-	}
-	if err := json.Unmarshal([]byte(out), &u); err != nil || exit != exitOK {
-		b.Fatalf("inspect: %v, exit code %d", err, exit)
-	}
-	dir := b.TempDir()
-	if out, errs, exit := m.host(b, "inspect", "--extract", dir, filepath.Join(m.share, "bench.ksplice")); exit != exitOK {
-		b.Fatalf("inspect --extract: %s%s", out, errs)
-	}
-	args := []string{"match", "--json", "--kernel-config", m.kernel.Config}
-	for k, v := range u.Facts {
-		args = append(args, "--fact", k+"="+strconv.FormatInt(v, 10))
-	}
-	args = append(args, "--against", m.kernel.Vmlinuz, filepath.Join(dir, u.Units[0].Pre))
-	var all []stats
-	for range 5 {
-		out, errs, exit := m.host(b, args...)
-		var r struct{ Stats stats }
-		if err := json.Unmarshal([]byte(out), &r); err != nil || exit != exitOK {
-			b.Fatalf("match: %v, exit code %d: %s", err, exit, errs)
-		}
-		all = append(all, r.Stats)
-	}
-	slices.SortFunc(all, func(x, y stats) int { return int(x.Time - y.Time) })
-	m.row("match net/core/dev.o with the image (median of 5)", "%s", all[2].text())
 }
 
 func median(d []time.Duration) time.Duration {
