@@ -181,7 +181,8 @@ static bool check_image(struct ksplice_function *f, bool skip_window, struct ksp
 			return false;
 		}
 		for (i = 0; i < n; i++) {
-			if (f->classes[at + i] == KSPLICE_SITE || f->classes[at + i] == KSPLICE_CALL || run[i] == f->image[at + i] || probe(f, at + i, run[i]))
+			if (f->classes[at + i] == KSPLICE_SITE || f->classes[at + i] == KSPLICE_CALL ||
+			    run[i] == f->image[at + i] || probe(f, at + i, run[i]))
 				continue;
 			if (skip_window && at + i - f->window < f->window_len)
 				continue;

@@ -285,7 +285,8 @@ static int extras_of(struct ksplice_loaded *p, const struct ksplice_part *part)
 	p->nr_copies = part->nr_copies;
 	for (i = 0; i < p->nr_copies; i++) {
 		snprintf(name, sizeof(name), "ksplice_copy_%04x", i);
-		if (!p->copies[i].length || !ksplice_begins(p->copies[i].to, name, NULL) || p->copies[i].length > PAGE_SIZE ||
+		if (!p->copies[i].length || p->copies[i].length > PAGE_SIZE ||
+		    !ksplice_begins(p->copies[i].to, name, NULL) ||
 		    !ksplice_in_part(p->mod, p->copies[i].to, p->copies[i].length, 1))
 			return -EINVAL;
 	}
