@@ -23,10 +23,18 @@ func TestConstructsData(t *testing.T) {
 		onFiles := l.construct(t, "on-new-files", "--on", base)
 		goes := l.create(t, "files-go", l.constructText(t, "new-files"), "--reverse", "--on", base)
 		module := l.construct(t, "module-file")
+		pending := l.construct(t, "pending")
+		overridden := l.construct(t, "overridden-FAIL")
+		t.Run("refused", func(t *testing.T) { l.refusedConstructs(t) })
+		l.compileUser(t)
 		l.boot(t, vmtest.Options{})
 		l.MustRun(t, "sh", "-c", "echo 1 > /proc/sys/kernel/printk") // the kernel log alone has the warning that is wanted
 		t.Run("new files", func(t *testing.T) { l.newFiles(t, files, onFiles, goes) })
 		t.Run("module", func(t *testing.T) { l.moduleFile(t, module) })
+		t.Run("pending", func(t *testing.T) { l.pending(t, pending) })
+		t.Run("overridden", func(t *testing.T) {
+			l.must(t, exitRefused, "arch_vma_name: the function is not matched: the running kernel has another unit's in its place", "apply", overridden)
+		})
 	})
 }
 
