@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -139,10 +141,10 @@ func (u *unit) defines(name string) bool {
 	return y != nil && y.Section != nil && y.Bind != elf.STB_LOCAL
 }
 
-// definer finds the unit of a target that defines a symbol: near those that the patch changes, then everywhere.
+// definer finds the unit of a target that defines a symbol: in what the base changed, near what the patch changes, then everywhere.
 func (r *run) definer(ctx context.Context, target, name string) (*unit, error) {
 	tried := map[string]bool{}
-	for _, list := range []func(string) ([]string, error){r.nearby, r.everywhere} {
+	for _, list := range []func(string) ([]string, error){r.based, r.nearby, r.everywhere} {
 		files, err := list(name)
 		if err != nil {
 			return nil, err
@@ -154,7 +156,7 @@ func (r *run) definer(ctx context.Context, target, name string) (*unit, error) {
 		if len(files) == 0 {
 			continue
 		}
-		units, err := r.o.Builder.Affected(ctx, r.tree, files)
+		units, err := r.built(ctx, r.pre, files)
 		if err != nil {
 			return nil, err
 		}
@@ -186,6 +188,17 @@ func (r *run) definer(ctx context.Context, target, name string) (*unit, error) {
 	return nil, nil
 }
 
+// based lists the sources that the base changed or brought and that may define a symbol.
+func (r *run) based(name string) ([]string, error) {
+	var out []string
+	for _, file := range slices.Sorted(maps.Keys(r.pre)) {
+		if r.pre[file] != nil && strings.HasSuffix(file, ".c") && r.mayDefine(file, name) {
+			out = append(out, file)
+		}
+	}
+	return out, nil
+}
+
 // nearby lists the sources beside the changed ones that may define a symbol.
 func (r *run) nearby(name string) ([]string, error) {
 	seen := map[string]bool{}
@@ -200,7 +213,7 @@ func (r *run) nearby(name string) ([]string, error) {
 			continue // all that it has is compiled
 		}
 		entries, err := os.ReadDir(filepath.Join(r.tree.Source, dir))
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a directory may be the patch's own
 			return nil, fmt.Errorf("search for %s: %w", name, err)
 		}
 		for _, e := range entries {

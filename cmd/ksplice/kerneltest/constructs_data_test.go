@@ -21,6 +21,7 @@ func TestConstructsData(t *testing.T) {
 		files := l.construct(t, "new-files")
 		base := filepath.Join(l.share, filepath.Base(files))
 		onFiles := l.construct(t, "on-new-files", "--on", base)
+		uses := l.construct(t, "uses-new-files", "--on", base)
 		goes := l.create(t, "files-go", l.constructText(t, "new-files"), "--reverse", "--on", base)
 		module := l.construct(t, "module-file")
 		pending := l.construct(t, "pending")
@@ -29,7 +30,7 @@ func TestConstructsData(t *testing.T) {
 		l.compileUser(t)
 		l.boot(t, vmtest.Options{})
 		l.MustRun(t, "sh", "-c", "echo 1 > /proc/sys/kernel/printk") // the kernel log alone has the warning that is wanted
-		t.Run("new files", func(t *testing.T) { l.newFiles(t, files, onFiles, goes) })
+		t.Run("new files", func(t *testing.T) { l.newFiles(t, files, onFiles, uses, goes) })
 		t.Run("module", func(t *testing.T) { l.moduleFile(t, module) })
 		t.Run("pending", func(t *testing.T) { l.pending(t, pending) })
 		t.Run("overridden", func(t *testing.T) {
@@ -81,7 +82,7 @@ func (l *lab) wants(t testing.TB, file, form string) {
 
 // newFiles adds sources in C and assembly. They bring functions, data of every kind, and what is done once; static variables of the kernel's
 // own go on from where they were, in both directions.
-func (l *lab) newFiles(t *testing.T, file, on, goes string) {
+func (l *lab) newFiles(t *testing.T, file, on, uses, goes string) {
 	same := l.saveText(t)
 	deprecated := func() string {
 		l.MustRun(t, "sh", "-c", "echo 0 > /proc/self/oom_adj")
@@ -115,6 +116,11 @@ func (l *lab) newFiles(t *testing.T, file, on, goes string) {
 	l.wants(t, "/proc/uptime", words("one 1 6 lines 5 hushed", 6))
 	l.undo(t, l.id(t, on))
 	l.wants(t, "/proc/uptime", words("many 16 7 lines 6 quiet", 7))
+	// One in which another file uses what this one brought.
+	l.apply(t, uses)
+	l.wants(t, "/proc/loadavg", `\nwords 7 of 3\n?$`)
+	l.undo(t, l.id(t, uses))
+	l.wants(t, "/proc/loadavg", `^[\d. ]+ \d+/\d+ \d+\n?$`)
 	// One that takes its files away again.
 	l.apply(t, goes)
 	l.wants(t, "/proc/uptime", plainUptime)
