@@ -410,3 +410,10 @@ type FactExpression struct {
 type FactSource interface {
 	FactExpressions(ctx context.Context) ([]FactExpression, error)
 }
+
+// ConfigSource is implemented by plugins that read only some symbols of a target's configuration: they are sent no others. A whole
+// configuration takes longer to send than most objects to match.
+type ConfigSource interface {
+	// ConfigSymbols are the names, for example "CONFIG_X86_KERNEL_IBT".
+	ConfigSymbols() []string
+}

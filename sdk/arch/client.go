@@ -2,6 +2,7 @@ package arch
 
 import (
 	"context"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -16,6 +17,10 @@ import (
 type Client struct {
 	wire.BaseClient
 	client pb.ArchClient
+
+	mu      sync.Mutex
+	asked   bool
+	symbols []string // what the plugin reads of a configuration; nil: it does not say
 }
 
 var (
@@ -29,10 +34,35 @@ func NewClient(conn grpc.ClientConnInterface, label string) *Client {
 	return &Client{BaseClient: wire.NewBaseClient(conn, label), client: pb.NewArchClient(conn)}
 }
 
+// target is what the plugin is told of a target: of the configuration just what it reads.
+func (c *Client) target(ctx context.Context, t *Target) *pb.Target {
+	c.mu.Lock()
+	if !c.asked {
+		if resp, err := c.client.FactExpressions(ctx, &pb.FactExpressionsRequest{}); err == nil && resp.GetConfigTold() {
+			c.symbols = append([]string{}, resp.GetConfigSymbols()...)
+		}
+		// A plugin that cannot answer is told everything, and the call that this is for says what is wrong with it.
+		c.asked = ctx.Err() == nil
+	}
+	symbols := c.symbols
+	c.mu.Unlock()
+	if symbols == nil {
+		return targetTo(t)
+	}
+	some := *t
+	some.Config = make(map[string]string, len(symbols))
+	for _, name := range symbols {
+		if v, ok := t.Config[name]; ok {
+			some.Config[name] = v
+		}
+	}
+	return targetTo(&some)
+}
+
 // Describe implements Arch.
 func (c *Client) Describe(ctx context.Context, req *DescribeRequest) (*DescribeResponse, error) {
 	resp, err := c.client.Describe(ctx, &pb.DescribeRequest{
-		Target: targetTo(&req.Target), Objects: wire.Pack(req.Objects, wire.FileTo),
+		Target: c.target(ctx, &req.Target), Objects: wire.Pack(req.Objects, wire.FileTo),
 	})
 	if err != nil {
 		return nil, wire.FromStatus("Describe", err)
@@ -50,7 +80,7 @@ func (c *Client) Describe(ctx context.Context, req *DescribeRequest) (*DescribeR
 // Match implements Arch.
 func (c *Client) Match(ctx context.Context, req *MatchRequest) (*MatchResponse, error) {
 	resp, err := c.client.Match(ctx, &pb.MatchRequest{
-		Target: targetTo(&req.Target), Object: fileTo(req.Object), Run: fileTo(req.Run),
+		Target: c.target(ctx, &req.Target), Object: fileTo(req.Object), Run: fileTo(req.Run),
 		Candidates: wire.Pack(req.Candidates, candidateTo), NoSelfModification: req.NoSelfModification,
 	})
 	if err != nil {
@@ -66,7 +96,7 @@ func (c *Client) Match(ctx context.Context, req *MatchRequest) (*MatchResponse, 
 // Fixup implements Arch.
 func (c *Client) Fixup(ctx context.Context, req *FixupRequest) (*FixupResponse, error) {
 	resp, err := c.client.Fixup(ctx, &pb.FixupRequest{
-		Target: targetTo(&req.Target), Object: fileTo(req.Object), Sections: req.Sections,
+		Target: c.target(ctx, &req.Target), Object: fileTo(req.Object), Sections: req.Sections,
 	})
 	if err != nil {
 		return nil, wire.FromStatus("Fixup", err)
@@ -81,7 +111,7 @@ func (c *Client) Fixup(ctx context.Context, req *FixupRequest) (*FixupResponse, 
 // Redirect implements Arch.
 func (c *Client) Redirect(ctx context.Context, req *RedirectRequest) (*RedirectResponse, error) {
 	resp, err := c.client.Redirect(ctx, &pb.RedirectRequest{
-		Target: targetTo(&req.Target), Object: fileTo(req.Object), Functions: req.Functions,
+		Target: c.target(ctx, &req.Target), Object: fileTo(req.Object), Functions: req.Functions,
 	})
 	if err != nil {
 		return nil, wire.FromStatus("Redirect", err)

@@ -145,15 +145,23 @@ func checkName(objects []plugin.File, i int, name string) error {
 }
 
 func (s *server) FactExpressions(ctx context.Context, _ *pb.FactExpressionsRequest) (*pb.FactExpressionsResponse, error) {
-	source, ok := s.impl.(FactSource)
-	if !ok {
+	facts, needsFacts := s.impl.(FactSource)
+	config, readsSome := s.impl.(ConfigSource)
+	if !needsFacts && !readsSome {
 		return nil, status.Error(codes.Unimplemented, "the plugin needs no facts")
 	}
-	facts, err := source.FactExpressions(ctx)
-	if err != nil {
-		return nil, err
+	resp := &pb.FactExpressionsResponse{}
+	if needsFacts {
+		list, err := facts.FactExpressions(ctx)
+		if err != nil {
+			return nil, err
+		}
+		resp.Expressions = wire.Pack(list, factTo)
 	}
-	return &pb.FactExpressionsResponse{Expressions: wire.Pack(facts, factTo)}, nil
+	if readsSome {
+		resp.ConfigSymbols, resp.ConfigTold = config.ConfigSymbols(), true
+	}
+	return resp, nil
 }
 
 func factTo(f *FactExpression, to *pb.FactExpression) {

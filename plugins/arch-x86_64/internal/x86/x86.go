@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -21,7 +22,7 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// Plugin implements arch.Arch and arch.FactSource. The zero value is ready.
+// Plugin implements arch.Arch, arch.FactSource and arch.ConfigSource. The zero value is ready.
 type Plugin struct {
 	arch.Unimplemented
 	units cache
@@ -40,6 +41,11 @@ func (*Plugin) Info(context.Context) (*plugin.Info, error) {
 func (*Plugin) FactExpressions(context.Context) ([]arch.FactExpression, error) {
 	return describe.FactExpressions(), nil
 }
+
+var configSymbols = slices.Concat(describe.ConfigSymbols, match.ConfigSymbols)
+
+// ConfigSymbols lists what any answer depends on of a configuration.
+func (*Plugin) ConfigSymbols() []string { return configSymbols }
 
 // Describe tells what is in objects.
 func (p *Plugin) Describe(ctx context.Context, req *arch.DescribeRequest) (*arch.DescribeResponse, error) {
@@ -140,12 +146,7 @@ func (p *Plugin) unit(f plugin.File, t *arch.Target) (*describe.Unit, error) {
 // relevant is the part of a target that any answer depends on.
 func relevant(t *arch.Target) arch.Target {
 	out := arch.Target{Machine: t.Machine, Facts: t.Facts, Module: t.Module, Config: map[string]string{}}
-	for _, n := range describe.ConfigSymbols {
-		if v, ok := t.Config[n]; ok {
-			out.Config[n] = v
-		}
-	}
-	for _, n := range match.ConfigSymbols {
+	for _, n := range configSymbols {
 		if v, ok := t.Config[n]; ok {
 			out.Config[n] = v
 		}

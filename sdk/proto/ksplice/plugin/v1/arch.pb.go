@@ -1968,8 +1968,11 @@ func (*FactExpressionsRequest) Descriptor() ([]byte, []int) {
 }
 
 type FactExpressionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Expressions   []*FactExpression      `protobuf:"bytes,1,rep,name=expressions,proto3" json:"expressions,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Expressions []*FactExpression      `protobuf:"bytes,1,rep,name=expressions,proto3" json:"expressions,omitempty"`
+	// What of a target's configuration the plugin reads, where it says so (config_told).
+	ConfigSymbols []string `protobuf:"bytes,2,rep,name=config_symbols,json=configSymbols,proto3" json:"config_symbols,omitempty"`
+	ConfigTold    bool     `protobuf:"varint,3,opt,name=config_told,json=configTold,proto3" json:"config_told,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2009,6 +2012,20 @@ func (x *FactExpressionsResponse) GetExpressions() []*FactExpression {
 		return x.Expressions
 	}
 	return nil
+}
+
+func (x *FactExpressionsResponse) GetConfigSymbols() []string {
+	if x != nil {
+		return x.ConfigSymbols
+	}
+	return nil
+}
+
+func (x *FactExpressionsResponse) GetConfigTold() bool {
+	if x != nil {
+		return x.ConfigTold
+	}
+	return false
 }
 
 type FactExpression struct {
@@ -2246,9 +2263,12 @@ const file_ksplice_plugin_v1_arch_proto_rawDesc = "" +
 	"\x04type\x18\x05 \x01(\rR\x04type\x12\x16\n" +
 	"\x06addend\x18\x06 \x01(\x12R\x06addend\x12\x16\n" +
 	"\x06reason\x18\a \x01(\tR\x06reason\"\x18\n" +
-	"\x16FactExpressionsRequest\"^\n" +
+	"\x16FactExpressionsRequest\"\xa6\x01\n" +
 	"\x17FactExpressionsResponse\x12C\n" +
-	"\vexpressions\x18\x01 \x03(\v2!.ksplice.plugin.v1.FactExpressionR\vexpressions\"p\n" +
+	"\vexpressions\x18\x01 \x03(\v2!.ksplice.plugin.v1.FactExpressionR\vexpressions\x12%\n" +
+	"\x0econfig_symbols\x18\x02 \x03(\tR\rconfigSymbols\x12\x1f\n" +
+	"\vconfig_told\x18\x03 \x01(\bR\n" +
+	"configTold\"p\n" +
 	"\x0eFactExpression\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bincludes\x18\x02 \x03(\tR\bincludes\x12\x1e\n" +
