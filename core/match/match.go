@@ -577,6 +577,8 @@ func (m *matcher) contradicts(w *work, c *candidate) string {
 		if got, ok := m.u.get(e.p); ok && got != e.value {
 			return fmt.Sprintf("at +%#x run names %#x for %s, but %s says %#x", e.at, e.value-e.p.offset,
 				m.u.describe(e.p.v), m.u.solved[e.p.v].from, got-e.p.offset)
+		} else if ok {
+			continue // who solved it has looked at what follows
 		}
 		if o, ok := own[e.p.v]; ok && o.value-o.p.offset != e.value-e.p.offset {
 			return fmt.Sprintf("run names %#x for %s at +%#x, and %#x at +%#x", o.value-o.p.offset, m.u.describe(e.p.v), o.at,
