@@ -228,31 +228,6 @@ func (b *Builder) BuildID(tree *backend.Tree) (string, error) {
 	return id, nil
 }
 
-// Link has a module made. Tree, Name, Glue, Objects, Script and Provided are the caller's; the work directory is made here.
-// The module stays until Close.
-func (b *Builder) Link(ctx context.Context, req *backend.LinkRequest, progress plugin.ProgressFunc) (*backend.LinkResponse, error) {
-	dir, done, err := b.Temporary("link")
-	if err != nil {
-		return nil, err
-	}
-	r := *req
-	r.WorkDir = dir
-	resp, err := b.backend.Link(ctx, &r, orSilent(progress))
-	if err == nil {
-		if _, serr := os.Stat(resp.Module); serr != nil {
-			err = plugin.Errorf(plugin.FaultInternal, req.Name, "the backend says that it made the module, but: %v", serr)
-		}
-	}
-	if err != nil {
-		done()
-		return nil, err
-	}
-	for i := range resp.Diagnostics {
-		b.log.Warn("link", "module", req.Name, "message", resp.Diagnostics[i].Error())
-	}
-	return resp, nil
-}
-
 // root is the cache directory without symbolic links, made when missing.
 func (b *Builder) root() (string, error) {
 	if b.dir == "" {

@@ -11,9 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/go-hclog"
 
-	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -25,6 +23,7 @@ type fake struct {
 	mu       sync.Mutex
 	compiled []string // sources, in order
 	facts    int
+	linked   int
 	works    map[string]bool
 	during   func(work string)
 }
@@ -64,8 +63,17 @@ func (f *fake) Link(_ context.Context, req *backend.LinkRequest, _ plugin.Progre
 	if entries, err := os.ReadDir(req.WorkDir); err != nil || len(entries) > 0 {
 		return nil, fmt.Errorf("the work directory is not empty: %v, %v", entries, err)
 	}
+	f.linked++
 	m := filepath.Join(req.WorkDir, req.Name+".ko")
-	return &backend.LinkResponse{Module: m}, os.WriteFile(m, []byte("module"), 0o644)
+	text := req.Name + req.Glue["glue.c"] + req.Script
+	for _, o := range req.Objects {
+		b, err := os.ReadFile(o)
+		if err != nil {
+			return nil, err
+		}
+		text += string(b)
+	}
+	return &backend.LinkResponse{Module: m}, os.WriteFile(m, []byte(text), 0o644)
 }
 
 func (f *fake) Compile(ctx context.Context, req *backend.CompileRequest, progress plugin.ProgressFunc) (*backend.CompileResponse, error) {
@@ -264,42 +272,6 @@ func TestCompile(t *testing.T) {
 	}
 	if len(f.works) != 1 {
 		t.Errorf("compiles one after another used the work trees %v", f.works)
-	}
-}
-
-// TestMiss: an object serves only what it was compiled as: the tree (its ID stands for source, configuration, generated headers and tools),
-// the flags, the unit and its module.
-func TestMiss(t *testing.T) {
-	tree := newTree(t)
-	b := New(&fake{}, t.TempDir(), nil)
-	other := *tree
-	other.ID = "another compiler"
-	module := unitOf("a.c")
-	module.Module = "m"
-	object := unitOf("a.c")
-	object.Object = "b.o"
-	for _, tt := range []struct {
-		what  string
-		tree  *backend.Tree
-		unit  backend.Unit
-		flags []string
-	}{
-		{"nothing", tree, unitOf("a.c"), nil},
-		{"the tree", &other, unitOf("a.c"), nil},
-		{"a flag", tree, unitOf("a.c"), []string{"-x"}},
-		{"another flag", tree, unitOf("a.c"), []string{"-y"}},
-		{"two flags", tree, unitOf("a.c"), []string{"-x", "-y"}},
-		{"the order of flags", tree, unitOf("a.c"), []string{"-y", "-x"}},
-		{"two flags as one", tree, unitOf("a.c"), []string{"-x-y"}},
-		{"the module", tree, module, nil},
-		{"the object", tree, object, nil},
-	} {
-		for again := range 2 {
-			o, err := b.Compile(t.Context(), tt.tree, CompileInput{Units: []backend.Unit{tt.unit}, Flags: tt.flags}, nil)
-			if err != nil || o[0].Cached != (again == 1) {
-				t.Errorf("%s changed, asked %d times before: cached %t, %v", tt.what, again, err == nil && o[0].Cached, err)
-			}
-		}
 	}
 }
 
@@ -517,59 +489,5 @@ func TestMirror(t *testing.T) {
 	}
 	if err := mirror(t.Context(), filepath.Join(tree.Root, "none"), filepath.Join(t.TempDir(), "m")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a mirror of nothing = %v", err)
-	}
-}
-
-func TestFactsLinkAffected(t *testing.T) {
-	tree := newTree(t)
-	f := &fake{}
-	b := New(f, t.TempDir(), hclog.NewNullLogger())
-	for range 2 {
-		got, err := b.Facts(t.Context(), tree, []arch.FactExpression{{Name: "size", Expression: "sizeof(int)"}})
-		if err != nil || got["size"] != 7 {
-			t.Errorf("Facts = %v, %v", got, err)
-		}
-	}
-	if f.facts != 1 {
-		t.Errorf("the backend was asked %d times for the same facts", f.facts)
-	}
-	resp, err := b.Link(t.Context(), &backend.LinkRequest{Tree: tree, Name: "m"}, nil)
-	if err != nil {
-		t.Fatalf("Link = %v", err)
-	}
-	if _, err := os.Stat(resp.Module); err != nil {
-		t.Errorf("the module: %v", err)
-	}
-	// What a patch adds to the makefile counts in a tree that has it, and in no other.
-	asked := []string{"a.c", "new.c"}
-	for _, tt := range []struct {
-		files map[string][]byte
-		want  []backend.Unit
-	}{
-		{files("Makefile", "new.c", "new.c", "text"), []backend.Unit{unitOf("new.c")}},
-		{files("Makefile", ""), nil},
-		{files("a.c", treeFiles["a.c"]), []backend.Unit{unitOf("a.c"), unitOf("new.c")}}, // no change: the tree itself is asked
-	} {
-		units, err := b.AffectedIn(t.Context(), tree, tt.files, asked)
-		if diff := cmp.Diff(tt.want, units); err != nil || diff != "" {
-			t.Errorf("AffectedIn(%v): %v %s", tt.files, err, diff)
-		}
-	}
-	if _, err := b.AffectedIn(t.Context(), tree, files("../out.c", "x"), asked); err == nil {
-		t.Error("AffectedIn takes a file outside of the source")
-	}
-	units, err := b.Affected(t.Context(), tree, []string{"a.c"})
-	if diff := cmp.Diff([]backend.Unit{unitOf("a.c")}, units); diff != "" || err != nil {
-		t.Errorf("Affected: %v %s", err, diff)
-	}
-	var d *plugin.Diagnostic
-	if _, err := b.Prepare(t.Context(), "6.1", "", nil); !errors.As(err, &d) || d.Fault != plugin.FaultUser {
-		t.Errorf("Prepare = %v, want the backend's diagnostic", err)
-	}
-	if err := b.Close(); err != nil {
-		t.Errorf("Close = %v", err)
-	}
-	if left, err := os.ReadDir(filepath.Join(b.dir, "scratch")); err != nil || len(left) > 0 {
-		t.Errorf("after Close there is %v, %v", left, err)
 	}
 }
