@@ -33,6 +33,12 @@ type unitBuilder struct {
 // functions have is refused (kernel/trace/trace_kprobe.c:number_of_same_symbols) or meant to be both.
 const replacedSuffix = ".ksplice"
 
+// padPrefix begins the name of the pad before a function, as objtool names it in the kernel's own code (tools/objtool/elf.c:
+// elf_create_prefix_symbol). Without it the pad counts as the end of what lies before: in traces, and where the kernel walks text symbol by
+// symbol to forbid probes (kernel/kprobes.c:kprobe_add_area_blacklist begins with the pad of the first function that must not be
+// instrumented).
+const padPrefix = "__pfx_"
+
 // position is where a piece went.
 type position struct {
 	section *objfile.Section
@@ -135,6 +141,9 @@ func (x *unitBuilder) place(p *diff.Piece) error {
 		}
 		x.out.AddSymbol(n)
 		x.datum(p, y, s)
+		if pad := p.Entry - p.Start; p.Code() && pad > 0 && y.Type == elf.STT_FUNC {
+			x.out.AddSymbol(&objfile.Symbol{Name: padPrefix + name, Value: at, Size: pad, Type: elf.STT_FUNC, Bind: elf.STB_LOCAL, Section: s})
+		}
 	}
 	return nil
 }

@@ -38,11 +38,19 @@ int f(int n) { if (n > global) printk("f really got %d\n", n); return helper(n) 
 int same(int n) { return helper(n) + 1; }`
 )
 
+// padded has gcc put 16 bytes before each function, as CONFIG_CALL_PADDING does.
+const padded = "-fpatchable-function-entry=16,16"
+
 // input makes the input of a part with one unit. Every changed function is redirected at its first instruction.
 func input(t testing.TB, pre, post string, flags ...string) *Input {
 	t.Helper()
 	object := func(source string) *diff.Object {
 		f, d := difftest.Compile(t, "u", source, flags...)
+		if slices.Contains(flags, padded) {
+			for i := range d.Functions {
+				d.Functions[i].Pad = d.Functions[i].Offset
+			}
+		}
 		return &diff.Object{Name: "fs/u.o", File: f, Desc: d}
 	}
 	u := UnitInput{Unit: backend.Unit{Source: "fs/u.c", Object: "fs/u.o"}, Pre: object(pre), Post: object(post), Redirects: map[uint32]arch.Redirect{}}
@@ -460,37 +468,4 @@ func FuzzHooks(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Hooks(b) })
-}
-
-// TestTrampoline: a static call of the update's own has a trampoline, which goes along (include/linux/static_call.h:
-// __DEFINE_STATIC_CALL); the address of what it calls first escapes through its key. A list of strings for trace tools goes as data.
-func TestTrampoline(t *testing.T) {
-	const call = `
-static int one(int n) { return n + 1; }
-struct { void *func, *sites; } __SCK__mine = { (void *)one, 0 };
-asm(".pushsection .static_call.text,\"ax\"\n.align 4\n.globl __SCT__mine\n__SCT__mine: jmp one\n.byte 0x0f, 0xb9, 0xcc\n"
-	".type __SCT__mine,@function\n.size __SCT__mine,.-__SCT__mine\n.popsection");
-extern int __SCT__mine(int);
-static const char *str __attribute__((used, section("__tracepoint_str"))) = "traced";
-extern void use(const void *);
-`
-	in := input(t, "int f(int n) { return n * 54321; }", call+"int f(int n) { use(str); return __SCT__mine(n) + 2; }")
-	o := build(t, in)
-	for _, s := range o.Slots {
-		if strings.HasPrefix(s.Name, "__SC") {
-			t.Errorf("slot %+v: the running kernel has no such call", s)
-		}
-	}
-	y := o.Objects[0].Symbol("__SCT__mine")
-	if y == nil || y.Section == nil || y.Section.Name != ".text" || y.Section.Align < 4 {
-		t.Fatalf("the trampoline: %+v", y)
-	}
-	at := slices.IndexFunc(y.Section.Relocs, func(r *objfile.Reloc) bool { return r.Offset == y.Value+1 })
-	if at < 0 || y.Section.Data[y.Value] != 0xe9 {
-		t.Errorf("the trampoline % x does not jump: %+v", y.Section.Data[y.Value:y.Value+8], y.Section.Relocs)
-	}
-	if !slices.Contains(o.Escapes, "one") {
-		t.Errorf("escapes: %q", o.Escapes)
-	}
-	link(t, o)
 }

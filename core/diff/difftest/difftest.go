@@ -91,7 +91,8 @@ func read(t testing.TB, path string) (*objfile.File, *arch.ObjectDescription) {
 }
 
 // entrySizes are the tables that Describe knows: sizes of entries that begin with a 32-bit distance to the code.
-var entrySizes = map[string]uint64{"__ex_table": 12, "__bug_table": 12}
+var entrySizes = map[string]uint64{"__ex_table": 12, "__bug_table": 12, ".smp_locks": 4, ".retpoline_sites": 4, ".return_sites": 4,
+	".call_sites": 4, ".static_call_sites": 8, "__jump_table": 16}
 
 // Describe describes an x86-64 object by its relocations.
 func Describe(t testing.TB, f *objfile.File) *arch.ObjectDescription {
