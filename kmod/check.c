@@ -148,14 +148,18 @@ static bool counts_calls(unsigned long at, unsigned long function)
 }
 
 /* Calls lead to where pre's do, or to what counts them on the way there. */
-static bool check_calls(struct ksplice_function *f, struct ksplice_result *r)
+static bool check_calls(struct ksplice_function *f, bool skip_window, struct ksplice_result *r)
 {
-	unsigned long at, next;
+	unsigned long end = f->window + f->window_len, at, next;
 	s32 run, want;
 
 	for (at = 0; at < f->size; at++) {
 		if (f->classes[at] != KSPLICE_CALL)
 			continue;
+		if (skip_window && at < end && at + sizeof(run) > f->window) {
+			at += sizeof(run) - 1;
+			continue;
+		}
 		next = f->code + at + sizeof(run);
 		memcpy(&want, f->image + at, sizeof(want));
 		if (copy_from_kernel_nofault(&run, (const void *)(f->code + at), sizeof(run)) ||
@@ -181,8 +185,9 @@ static bool check_image(struct ksplice_function *f, bool skip_window, struct ksp
 			return false;
 		}
 		for (i = 0; i < n; i++) {
-			if (f->classes[at + i] == KSPLICE_SITE || f->classes[at + i] == KSPLICE_CALL ||
-			    run[i] == f->image[at + i] || probe(f, at + i, run[i]))
+			if (f->classes[at + i] == KSPLICE_SITE || f->classes[at + i] == KSPLICE_CALL)
+				continue;
+			if (run[i] == f->image[at + i] || probe(f, at + i, run[i]))
 				continue;
 			if (skip_window && at + i - f->window < f->window_len)
 				continue;
@@ -200,6 +205,7 @@ static bool check_image(struct ksplice_function *f, bool skip_window, struct ksp
 bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_result *r)
 {
 	u8 run[KSPLICE_JUMP_LEN];
+	bool jumped;
 
 	/* What stands under its jump now is another's, which is checked for itself. */
 	if (f->kind == KSPLICE_KIND_JUMP && !f->over) {
@@ -214,7 +220,8 @@ bool ksplice_check_function(struct ksplice_function *f, u32 op, struct ksplice_r
 			return false;
 		}
 	}
-	return check_image(f, f->kind == KSPLICE_KIND_JUMP && (op == KSPLICE_OP_UNDO || f->over), r) && check_calls(f, r);
+	jumped = f->kind == KSPLICE_KIND_JUMP && (op == KSPLICE_OP_UNDO || f->over);
+	return check_image(f, jumped, r) && check_calls(f, jumped, r);
 }
 
 /* Check all functions of a transaction; in the stop or outside. */
