@@ -46,7 +46,7 @@ func TestReplace(t *testing.T) {
 		}
 		l.sees(t, &capitals.Show[0], "new") // it counts, and says so once
 		l.must(t, exitRefused, "apply it in its place (--replace)", "apply", all)
-		l.must(t, exitRefused, "depended on", "apply", "--replace", ids[0], "--replace", ids[2], all)
+		l.must(t, exitRefused, "apply it in its place (--replace)", "apply", "--replace", ids[0], "--replace", ids[2], all)
 		l.sees(t, &seconds.Show[0], "new")
 		l.must(t, exitRefused, "not applied", "apply", "--replace", "ffffffff", all)
 
