@@ -95,6 +95,9 @@ func (r *run) checkRules(ctx context.Context) error {
 			}
 		}
 	}
+	if len(reasons) > 0 {
+		return refuse(ReasonUnsupported, reasons...)
+	}
 	sources, err := r.beside(append(rules, code(r.patches[len(r.patches)-1])...))
 	if err != nil {
 		return err

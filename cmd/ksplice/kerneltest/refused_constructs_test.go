@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// edit is a patch of one hunk: at a line, which Debian's kernels need not have there.
+// edit is a patch of one hunk, wherever the file has what it changes.
 func edit(file string, hunk string) string {
 	old, added := 0, 0
 	for line := range strings.Lines(hunk) {
@@ -19,7 +19,7 @@ func edit(file string, hunk string) string {
 			added++
 		}
 	}
-	return fmt.Sprintf("--- a/%s\n+++ b/%s\n@@ -1,%d +1,%d @@\n%s", file, file, old, added, hunk)
+	return fmt.Sprintf("--- a/%s\n+++ b/%s\n@@ -7,%d +7,%d @@\n%s", file, file, old, added, hunk)
 }
 
 // fresh is a patch that brings a file.
@@ -30,17 +30,17 @@ func fresh(file, text string) string {
 
 // refusedConstructs makes updates of what no update can carry: the reason names the file, and says what is wrong.
 func (l *lab) refusedConstructs(t *testing.T) {
-	const list = " proc-y\t+= cmdline.o\n proc-y\t+= consoles.o\n"
+	const list, end = " proc-y\t+= consoles.o\n", " proc-y\t+= cpuinfo.o\n"
 	words := fresh("fs/proc/words.c", "int words(int n);\nint words(int n) { return n * 5; }\n")
 	for _, c := range []struct {
 		name, patch, want string
 		built             bool // kbuild is asked
 	}{
-		{"flags", words + edit("fs/proc/Makefile", list+"+ccflags-y += -DDEBUG\n"), "fs/proc/Makefile: line 12 of the patch, \"ccflags-y += -DDEBUG\": rules of the build cannot change", false},
-		{"an old file goes from the list", edit("fs/proc/Makefile", " proc-y\t+= cmdline.o\n-proc-y\t+= consoles.o\n proc-y\t+= cpuinfo.o\n"), "fs/proc/consoles.c: it is no longer built for vmlinux", true},
-		{"an old file comes to the list", edit("fs/proc/Makefile", list+"+proc-y\t+= nommu.o\n"), "fs/proc/nommu.c: it would be built for vmlinux, where the running kernel does not have it", true},
-		{"a new module", words + edit("fs/proc/Makefile", list+"+obj-m\t+= words.o\n"), "fs/proc/words.c: it would make a new module words", true},
-		{"nobody calls it", words + edit("fs/proc/Makefile", list+"+proc-y\t+= words.o\n"), "nothing in it would call what is new (words)", true},
+		{"flags", words + edit("fs/proc/Makefile", list+"+ccflags-y += -DDEBUG\n"+end), "fs/proc/Makefile: line 10 of the patch, \"ccflags-y += -DDEBUG\": rules of the build cannot change", false},
+		{"an old file goes from the list", words + edit("fs/proc/Makefile", " proc-y\t+= cmdline.o\n-proc-y\t+= consoles.o\n proc-y\t+= cpuinfo.o\n"), "fs/proc/consoles.c: it is no longer built for vmlinux", true},
+		{"an old file comes to the list", words + edit("fs/proc/Makefile", list+"+proc-y\t+= nommu.o\n"+end), "fs/proc/nommu.c: it would be built for vmlinux, where the running kernel does not have it", true},
+		{"a new module", words + edit("fs/proc/Makefile", list+"+obj-m\t+= words.o\n"+end), "fs/proc/words.c: it would make a new module words", true},
+		{"nobody calls it", words + edit("fs/proc/Makefile", list+"+proc-y\t+= words.o\n"+end), "nothing in it would call what is new (words)", true},
 		{"no makefile", words, "this kernel builds nothing of what it touches (fs/proc/words.c)", true},
 		{"a second makefile", fresh("fs/proc/Kbuild", "obj-y := words.o\n") + words, "fs/proc/Kbuild: the directory has fs/proc/Makefile already", false},
 		{"the configuration of everything", edit("Makefile", " a\n+b\n"), "Makefile: it configures the whole kernel", false},
