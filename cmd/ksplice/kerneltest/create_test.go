@@ -76,8 +76,8 @@ func (l *lab) sameBytes(t *testing.T, patch string, want []byte) {
 		runs["elsewhere"] = []string{"--cache", t.TempDir()}
 	}
 	var g errgroup.Group
-	for name, args := range runs {
-		g.Go(func() error {
+	create := func(name string, args []string) func() error {
+		return func() error {
 			file := filepath.Join(l.share, name+".ksplice")
 			out, errs, exit := l.host(t, append([]string{"create", "--patch", patch, "--kernel", l.kernel.Release, "-o", file}, args...)...)
 			if exit != exitOK {
@@ -89,9 +89,16 @@ func (l *lab) sameBytes(t *testing.T, patch string, want []byte) {
 				t.Errorf("%s: the update differs from the first: %d bytes, %d", name, len(got), len(want))
 			}
 			return err
-		})
+		}
+	}
+	for name, args := range runs {
+		g.Go(create(name, args))
 	}
 	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	// Once more, from what these have left in the cache.
+	if err := create("cached", runs["one"])(); err != nil {
 		t.Fatal(err)
 	}
 }
