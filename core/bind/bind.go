@@ -58,6 +58,20 @@ func Part(in *Input, part *update.Part) (*Binding, error) {
 		}
 	}
 	modules := map[string]bool{}
+	// Functions first: why one is not matched says more than that a slot has no value.
+	for i := range part.Functions {
+		f := &part.Functions[i]
+		w, owner, err := in.window(part, f)
+		if err != nil {
+			return nil, err
+		}
+		if owner != "" {
+			modules[owner] = true
+		}
+		if w != nil {
+			b.Windows = append(b.Windows, *w)
+		}
+	}
 	for i := range part.Slots {
 		s := &part.Slots[i]
 		v, err := in.slot(part, s)
@@ -70,19 +84,6 @@ func Part(in *Input, part *update.Part) (*Binding, error) {
 		b.Values[i] = v
 		if n := in.owner(v); n != "" {
 			modules[n] = true
-		}
-	}
-	for i := range part.Functions {
-		f := &part.Functions[i]
-		w, owner, err := in.window(part, f)
-		if err != nil {
-			return nil, err
-		}
-		if owner != "" {
-			modules[owner] = true
-		}
-		if w != nil {
-			b.Windows = append(b.Windows, *w)
 		}
 	}
 	for n := range modules {

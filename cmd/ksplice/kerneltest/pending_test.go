@@ -46,7 +46,8 @@ func (l *lab) pending(t *testing.T, file string) {
 	asleep.goes(t)
 	says("sleep is woken", 0)
 	says("sleep goes on sleeping", 1)
-	for _, words := range []string{"threads are released", "delayed work is due", "delayed work is queued", "timers are set"} {
+	l.MustRun(t, "modprobe", "crc7")
+	for _, words := range []string{"sections are laid out", "delayed work is due", "delayed work is queued", "timers are set"} {
 		if words == "timers are set" {
 			timer = l.timer(t)
 		}
