@@ -66,44 +66,9 @@ func TestMutateGuest(t *testing.T) {
 				t.Run("description", func(t *testing.T) { g.descriptions(t, l, count/len(mutated)) })
 			})
 		}
-		t.Run("first call", l.firstCall)
 		same()
 		l.clean(t)
 	})
-}
-
-// syncTwice changes a function whose first instruction is a call.
-const syncTwice = `--- a/fs/sync.c
-+++ b/fs/sync.c
-@@ -110,6 +110,7 @@
- 
- SYSCALL_DEFINE0(sync)
- {
-+	ksys_sync();
- 	ksys_sync();
- 	return 0;
- }
-`
-
-// firstCall undoes an update whose jump stands over a call: whom that called is not asked then.
-func (l *lab) firstCall(t *testing.T) {
-	file := l.create(t, "sync-twice", []byte(syncTwice))
-	u, err := update.ReadFile(filepath.Join(l.share, "sync-twice.ksplice"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := u.Manifest.Parts[0].Functions[0]
-	pre := u.Files[u.Manifest.Units[f.Unit].Pre]
-	o, err := objfile.Read(bytes.NewReader(pre), int64(len(pre)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	y := o.Symbols[f.Symbol]
-	if at := y.Value + f.Redirect.Window.Offset; y.Section.Data[at] != 0xe8 {
-		t.Fatalf("%s does not begin with a call: % x", f.Name, y.Section.Data[at:at+5])
-	}
-	l.apply(t, file)
-	l.undo(t, u.Manifest.ID)
 }
 
 // bootedBytes changes bytes of functions in the memory of a kernel that has run. What passes must lie where the kernel rewrites
