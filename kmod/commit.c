@@ -421,6 +421,9 @@ static void finish(struct ksplice_transaction *t)
 	forget_heirs(t);
 	ksplice_for_each_member(m, t)
 		set_stage(t, m->update, m->op == KSPLICE_OP_APPLY ? KSPLICE_APPLIED : KSPLICE_UNDONE);
+	mutex_lock(&ksplice_lock);
+	ksplice_spread_stay();
+	mutex_unlock(&ksplice_lock);
 	ksplice_hooks_run(t, KSPLICE_HOOKS_POST);
 	if (t->op == KSPLICE_OP_UNDO || t->nr_members > 1)
 		finish_undo(t);

@@ -249,6 +249,7 @@ void ksplice_free_update(struct ksplice_update *u);
 int ksplice_hold(struct ksplice_update *u, struct module *mod);
 int ksplice_pin(struct ksplice_update *u, const char *name);
 bool ksplice_holds(struct ksplice_update *u, const struct module *mod);
+void ksplice_spread_stay(void);
 bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod);
 struct ksplice_loaded *ksplice_part_at(unsigned long address);
 bool ksplice_replaces(unsigned long code, unsigned long address);

@@ -118,6 +118,33 @@ bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod)
 }
 
 /*
+ * What a part that stays mapped refers to stays with it: keys in a lower
+ * part's data that its jump table names, a lower part's code.
+ */
+void ksplice_spread_stay(void)
+{
+	struct ksplice_update *u, *lower;
+	struct ksplice_loaded *p;
+	bool more;
+
+	do {
+		more = false;
+		list_for_each_entry(u, &ksplice_updates, list) {
+			if (!u->stays || u->stage == KSPLICE_PREPARING || u->stage == KSPLICE_DROPPED)
+				continue;
+			list_for_each_entry(lower, &ksplice_updates, list) {
+				list_for_each_entry(p, &lower->parts, list) {
+					if (lower->stays || !ksplice_holds(u, p->mod))
+						continue;
+					lower->stays = true;
+					more = true;
+				}
+			}
+		}
+	} while (more);
+}
+
+/*
  * Modules are found by their kobject, since find_module is not exported. The
  * reference on the kobject keeps struct module: free_module waits for the
  * kobject to go (kernel/module/sysfs.c:mod_kobject_put).
