@@ -398,9 +398,10 @@ static void finish_undo(struct ksplice_transaction *t)
 			remove_handlers(m->update);
 	}
 	/*
-	 * No thread was in the parts in the stop, and none can enter; wait for
-	 * what might still come back by another way: a thread preempted in an
-	 * ftrace trampoline, and RCU callbacks.
+	 * No thread was in the parts in the stop or on its way there (ftrace.c),
+	 * and none can enter; wait for what might still come back by another
+	 * way: a thread preempted in a probe's copy of the parts' instructions
+	 * (kernel/kprobes.c: kprobe_optimizer), and RCU callbacks.
 	 */
 	synchronize_rcu_tasks();
 	rcu_barrier();

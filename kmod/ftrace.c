@@ -3,6 +3,31 @@
  * Redirect by ftrace, for functions that hold a live site where the jump
  * would stand. The handler is registered before the stop and does nothing
  * until it is given a function in it, so that the change is as atomic as a jump's.
+ *
+ * The handler decides while a thread is in the tracer's trampoline, where it
+ * may be preempted. When the redirect is taken back in a stop, a thread that
+ * the handler has decided for, and that still goes to the replacement, must
+ * have got there: the replacement is freed afterwards. Waiting for RCU tasks,
+ * as unregister_ftrace_function does, is not enough: that waits until a
+ * preempted thread leaves its CPU of its own will (kernel/rcu/tasks.h:
+ * rcu_tasks_pertask takes threads with on_rq alone), and the first time that
+ * it does may be in a replacement that sleeps.
+ *
+ * So the stop refuses as long as any thread is in the trampoline at all. The
+ * function calls it (arch/x86/kernel/ftrace_64.S: ftrace_caller,
+ * ftrace_regs_caller, and the copies that arch/x86/kernel/ftrace.c:
+ * create_trampoline makes of them), and that call's return address stands
+ * above everything that the trampoline and its handlers push, until the
+ * trampoline returns by it. There are two values that it can have: the address
+ * behind the call in the function, and, from the moment when the trampoline
+ * copies regs->ip to it, the replacement's entry. The first is a range of its
+ * own in an undo, the second lies in the part's text, and both are return
+ * addresses to the unwinder, which knows the trampolines
+ * (arch/x86/kernel/unwind_orc.c: orc_ftrace_find); where it does not know
+ * one, BPF's, the stack counts as one that cannot be judged (stacks.c). The
+ * function-graph tracer does not hide this address: it takes that of the
+ * function's caller. A thread of whose stack neither can be said has left the
+ * trampoline, or has not entered it and will find no function to go to.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

@@ -23,6 +23,7 @@
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/uaccess.h>
+#include <asm/ibt.h>
 #include <asm/unwind.h>
 
 #include "compat.h"
@@ -37,14 +38,42 @@ static int by_start(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* Where the call of the tracer at a function's entry returns to. */
+static unsigned long behind_tracer(const struct ksplice_function *f)
+{
+	u32 first = 0;
+
+	memcpy(&first, f->image, min_t(unsigned long, sizeof(first), f->size));
+	return f->code + (is_endbr(first) ? sizeof(first) : 0) + MCOUNT_INSN_SIZE;
+}
+
+/* Does an update that is applied in this stop have ranges for the function? */
+static bool taken_over(struct ksplice_transaction *t, const struct ksplice_function *f)
+{
+	struct ksplice_member *m;
+	struct ksplice_function *heir;
+
+	ksplice_for_each_member(m, t) {
+		if (m->op != KSPLICE_OP_APPLY)
+			continue;
+		list_for_each_entry(heir, &m->update->functions, node) {
+			if (heir->code == f->code)
+				return true;
+		}
+	}
+	return false;
+}
+
 /*
  * Apply: the old code behind its window. A thread whose next instruction is
  * the window or before it runs into the jump, which is as good as not having
  * entered; not so where ftrace redirects, as that may be over for it.
- * Undo: all text of the parts, from its first byte on.
+ * Undo: all text of the parts, from its first byte on; and where ftrace
+ * redirects, threads on their way through the tracer (ftrace.c says why).
  */
-static void add_ranges(struct ksplice_range_set *s, const struct ksplice_member *m)
+static void add_ranges(struct ksplice_transaction *t, const struct ksplice_member *m)
 {
+	struct ksplice_range_set *s = &t->ranges;
 	struct ksplice_loaded *p;
 	struct ksplice_function *f;
 
@@ -61,6 +90,12 @@ static void add_ranges(struct ksplice_range_set *s, const struct ksplice_member 
 		s->ranges[s->nr].start = r.start - 1;
 		s->ranges[s->nr++].end = r.start + r.size;
 	}
+	list_for_each_entry(f, &m->update->functions, node) {
+		if (f->kind != KSPLICE_KIND_FTRACE || taken_over(t, f))
+			continue;
+		s->ranges[s->nr].start = behind_tracer(f) - 1;
+		s->ranges[s->nr++].end = behind_tracer(f);
+	}
 }
 
 int ksplice_ranges_make(struct ksplice_transaction *t)
@@ -72,14 +107,14 @@ int ksplice_ranges_make(struct ksplice_transaction *t)
 
 	ksplice_for_each_member(m, t) {
 		list_for_each_entry(p, &m->update->parts, list)
-			n += m->op == KSPLICE_OP_APPLY ? p->nr_functions : 1;
+			n += p->nr_functions + 1;
 	}
 	s->ranges = kvcalloc(n, sizeof(*s->ranges), GFP_KERNEL);
 	if (!s->ranges)
 		return -ENOMEM;
 	s->nr = 0;
 	ksplice_for_each_member(m, t)
-		add_ranges(s, m);
+		add_ranges(t, m);
 	sort(s->ranges, s->nr, sizeof(*s->ranges), by_start, NULL);
 	s->low = s->ranges[0].start;
 	s->high = 0;

@@ -40,7 +40,10 @@ func (g *Guest) Divert(function, to, argument uint64, ready func()) error {
 	if _, err := d.ask("?"); err != nil {
 		return fmt.Errorf("divert a thread: %w", err)
 	}
-	err = d.divert(function, to, argument, ready)
+	// QEMU gives single registers to those only who have asked for their description (gdbstub.c: handle_get_reg).
+	if _, err = d.ask("qXfer:features:read:target.xml:0,4"); err == nil {
+		err = d.divert(function, to, argument, ready)
+	}
 	if _, e := d.ask("D"); err == nil {
 		err = e
 	}

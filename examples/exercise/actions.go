@@ -26,6 +26,10 @@ var actions = map[string]action{
 	"log":        {"WORDS", log},
 	"write":      {"PATH TEXT", write},
 	"mixed":      {"", mixed},
+	"construct":  {"NUMBER", construct},
+	"overflow":   {"", overflow},
+	"poly1305":   {"", poly1305},
+	"callchain":  {"EVENT NUMBER", callchain},
 }
 
 // find returns the action that the arguments name, ready to be used; its text has no newline at the end.
