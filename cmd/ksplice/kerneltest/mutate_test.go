@@ -305,6 +305,5 @@ func mutate(t *testing.T, kind string, subjects []*subject, count int) {
 
 // isCrash tells a plugin that died, or was thought to have, from one that refused.
 func isCrash(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "panic") || strings.Contains(text, "Unavailable") || strings.Contains(text, "runtime error")
+	return errors.Is(err, pluginhost.ErrExited) || errors.Is(err, pluginhost.ErrTimeout) || strings.Contains(err.Error(), "runtime error")
 }
