@@ -18,7 +18,6 @@ import (
 	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/core/update"
-	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -30,19 +29,7 @@ var benchUnits = []string{"fs/namei.c", "fs/namespace.c", "kernel/fork.c", "kern
 // BenchmarkMatch measures run-pre matching of some large units with the kernel's image, through the plugin's process as always, beside
 // objdump -d of the same bytes. Times are of processors, of both processes, since the machine may have other things to do.
 func BenchmarkMatch(b *testing.B) {
-	vmtest.Need(b)
-	for _, s := range wantedSeries() {
-		b.Run(s, func(b *testing.B) {
-			l := &lab{kernel: vmtest.MustFetch(b, s), share: b.TempDir()}
-			var err error
-			if l.tools, err = vmtest.Tools(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-			m := &measuring{lab: l}
-			fmt.Printf("\nkernel %s\n", m.kernel.Release)
-			m.matchAll(b)
-		})
-	}
+	withoutGuest(b, (*measuring).matchAll)
 }
 
 func (m *measuring) matchAll(b *testing.B) {
