@@ -34,7 +34,6 @@ bench: setup build ## the benchmarks, those that boot a kernel included
 	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -p 1 -timeout 60m ./core/... ./plugins/...
 	KSPLICE_TEST_KERNEL=1 $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./cmd/ksplice/kerneltest
 
-# CORPUS=DIR, and where wanted REVERSE=1, LIST="NAME NAME" and SERIES="6.1 6.12".
 # CORPUS=DIR, and where wanted KERNEL=RELEASE or a series, REVERSE=1 and LIST="NAME NAME". What has a result already is not done again.
 eval: setup build ## every patch of CORPUS=DIR down the whole road: a verdict for each, figures, a page of HTML below out/
 	@test -n "$(CORPUS)" || { echo "eval: say where the patches are: make eval CORPUS=DIR" >&2; exit 2; }
