@@ -224,7 +224,14 @@ static int check_upper(struct ksplice_transaction *t, struct ksplice_update *goe
 {
 	struct ksplice_update *upper;
 	struct ksplice_loaded *p;
+	const char *name;
 
+	upper = ksplice_writes_upper(goes, &name);
+	if (upper) {
+		ksplice_fail(&t->result, KSPLICE_DEPENDED_ON, -EBUSY, 0,
+			     "update %s has set %s since %s did; undo that first", upper->id, name, goes->id);
+		return -EBUSY;
+	}
 	list_for_each_entry(upper, &ksplice_updates, list) {
 		/* Busy ones belong to this transaction, the only one that there is. */
 		if (upper->busy || upper->stage != KSPLICE_APPLIED)
@@ -444,7 +451,7 @@ static bool prepare(struct ksplice_transaction *t)
 	} else if (!ksplice_check_all(t)) {
 		return false;
 	}
-	return !map_patches(t);
+	return ksplice_writes_check(t) && !ksplice_writes_map(t) && !map_patches(t);
 }
 
 static void commit(struct ksplice_transaction *t)
@@ -464,6 +471,7 @@ static void commit(struct ksplice_transaction *t)
 	}
 	ksplice_thaw(t);
 	unmap_patches(t);
+	ksplice_writes_unmap(t);
 	if (t->result.cause == KSPLICE_OK) {
 		finish(t);
 		return;

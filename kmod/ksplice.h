@@ -85,6 +85,17 @@ struct ksplice_handler {
 	struct ksplice_function *function;	/* whom it redirects; NULL: nobody. Changed while the machine stands */
 };
 
+/* A field of run's data that the update sets: struct ksplice_datum_write, checked and copied. */
+struct ksplice_write {
+	char *name;
+	unsigned long address;
+	u64 length;
+	u8 *old;
+	u8 *new;
+	u8 *alias;		/* the same bytes, writable; NULL outside of a commit */
+	void *mapping;		/* what vmap gave */
+};
+
 /* A loaded part. Lives from registration until the module's GOING notification. */
 struct ksplice_loaded {
 	struct list_head list;	/* in ksplice_update.parts */
@@ -98,6 +109,8 @@ struct ksplice_loaded {
 	u32 nr_copies;
 	struct ksplice_hook *hooks;
 	u32 nr_hooks;
+	struct ksplice_write *writes;
+	u32 nr_writes;
 };
 
 /* A reference on a module that the update's values lie in. */
@@ -230,6 +243,15 @@ int ksplice_carry(struct ksplice_transaction *t, const struct ksplice_carry *c);
 bool ksplice_carry_check(struct ksplice_transaction *t);
 void ksplice_carry_all(struct ksplice_transaction *t);
 
+/* writes.c */
+int ksplice_writes_of(struct ksplice_loaded *p, const struct ksplice_part *part);
+void ksplice_writes_free(struct ksplice_loaded *p);
+bool ksplice_writes_check(struct ksplice_transaction *t);
+struct ksplice_update *ksplice_writes_upper(struct ksplice_update *u, const char **name);
+int ksplice_writes_map(struct ksplice_transaction *t);
+void ksplice_writes_unmap(struct ksplice_transaction *t);
+void ksplice_writes_do(struct ksplice_transaction *t);
+
 /* arrive.c */
 int ksplice_arrive_init(void);
 void ksplice_arrive_exit(void);
@@ -257,6 +279,7 @@ bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned l
 void ksplice_free_loaded(struct ksplice_loaded *p);
 
 /* part.c */
+char *ksplice_string_of(const struct module *mod, u64 address, size_t max);
 const void *ksplice_in_part(const struct module *mod, u64 address, u64 nr, size_t size);
 
 /* sum.c */
@@ -289,6 +312,7 @@ void ksplice_fail(struct ksplice_result *r, u32 cause, int error, unsigned long 
 	__printf(5, 6);
 
 /* text.c */
+u8 *ksplice_alias(unsigned long address, unsigned long length, void **mapping);
 int ksplice_patch_map(struct ksplice_patch *p);
 void ksplice_patch_unmap(struct ksplice_patch *p);
 int ksplice_write_text(unsigned long to, unsigned long from, unsigned long length);

@@ -12,7 +12,7 @@
 #include <linux/types.h>
 
 #define KSPLICE_PART_MAGIC	0x4b53504cU	/* "KSPL" */
-#define KSPLICE_PART_VERSION	2
+#define KSPLICE_PART_VERSION	3
 
 /* How a function is redirected. */
 #define KSPLICE_KIND_JUMP	1	/* a jump over the window */
@@ -59,6 +59,21 @@ struct ksplice_copy {
 	__u64 length;
 };
 
+/*
+ * A field of run's data that gets another value in the stop, where it still has
+ * the old one. KSPLICE_WRITE_ADDRESS: a value is an address, which the loader
+ * fills in, so that no sum goes over the two.
+ */
+#define KSPLICE_WRITE_ADDRESS	0x1
+struct ksplice_datum_write {
+	__u64 name;		/* const char *: the datum and the member */
+	__u64 address;		/* in run */
+	__u64 length;		/* in bytes */
+	__u64 old;		/* const u8[length]: what run must have */
+	__u64 new;		/* const u8[length] */
+	__u64 flags;		/* KSPLICE_WRITE_* */
+};
+
 /* Hooks of the update's own. Types in the order they run. */
 #define KSPLICE_HOOK_PRE_APPLY		0	/* may sleep, may veto */
 #define KSPLICE_HOOK_CHECK_APPLY	1	/* machine stopped, may veto */
@@ -93,7 +108,9 @@ struct ksplice_part {
 	__u64 nr_hooks;
 	__u64 private;		/* the ksplice module's own, 0 in the file */
 	__u64 sum;		/* see below */
-	__u64 reserved[3];	/* 0 */
+	__u64 writes;		/* struct ksplice_datum_write[] */
+	__u64 nr_writes;
+	__u64 reserved;		/* 0 */
 };
 
 /*
@@ -103,8 +120,9 @@ struct ksplice_part {
  *
  * A function's: name, size, nr_relocs, kind, window, window_len, pre, mask,
  * and each relocation's addend, offset and type.
- * The part's: flags, nr_funcs, nr_copies, nr_hooks, id, target, description,
- * each function's sum, each copy's length, each hook's type.
+ * The part's: flags, nr_funcs, nr_copies, nr_hooks, nr_writes, id, target,
+ * description, each function's sum, each copy's length, each hook's type, and
+ * each write's name, length, flags and, without an address in them, its values.
  */
 #define KSPLICE_SUM_START	0xcbf29ce484222325ULL
 #define KSPLICE_SUM_PRIME	0x100000001b3ULL

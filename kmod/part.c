@@ -31,7 +31,7 @@ const void *ksplice_in_part(const struct module *mod, u64 address, u64 nr, size_
 }
 
 /* A copy of a string in the part's own memory of at most max bytes with its NUL. */
-static char *string_of(const struct module *mod, u64 address, size_t max)
+char *ksplice_string_of(const struct module *mod, u64 address, size_t max)
 {
 	struct ksplice_region r = ksplice_module_region(mod, address);
 	const char *s = (const char *)(unsigned long)address;
@@ -183,7 +183,7 @@ static int function_of(const struct module *mod, struct ksplice_function *f, con
 	char name[32];
 	int err;
 
-	f->name = string_of(mod, from->name, 128);
+	f->name = ksplice_string_of(mod, from->name, 128);
 	if (IS_ERR(f->name)) {
 		err = PTR_ERR(f->name);
 		f->name = NULL;
@@ -250,8 +250,10 @@ static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *par
 	u32 i;
 	int err;
 
-	if (!part->nr_funcs || part->nr_funcs > KSPLICE_MAX_FUNCS)
+	if (part->nr_funcs > KSPLICE_MAX_FUNCS || (!part->nr_funcs && !part->nr_writes))
 		return -EINVAL;
+	if (!part->nr_funcs)
+		return 0;
 	from = ksplice_in_part(p->mod, part->funcs, part->nr_funcs, sizeof(*from));
 	if (!from)
 		return -EINVAL;
@@ -343,7 +345,7 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 		return -EINVAL;
 	if (t->update->nr_parts >= t->nr_parts)
 		return -EPERM;
-	id = string_of(mod, part->id, KSPLICE_ID_LEN);
+	id = ksplice_string_of(mod, part->id, KSPLICE_ID_LEN);
 	if (IS_ERR(id))
 		return PTR_ERR(id);
 	err = is_of(id, t->update->id) ? 0 : -EPERM;
@@ -358,7 +360,7 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 		return -ENOMEM;
 	p->mod = mod;
 	p->flags = part->flags;
-	p->target = string_of(mod, part->target, MODULE_NAME_LEN);
+	p->target = ksplice_string_of(mod, part->target, MODULE_NAME_LEN);
 	if (IS_ERR(p->target)) {
 		err = PTR_ERR(p->target);
 		p->target = NULL;
@@ -367,9 +369,11 @@ static int register_locked(struct module *mod, struct ksplice_part *part)
 	err = functions_of(p, part);
 	if (!err)
 		err = extras_of(p, part);
+	if (!err)
+		err = ksplice_writes_of(p, part);
 	if (err)
 		goto err;
-	description = string_of(mod, part->description, 1024);
+	description = ksplice_string_of(mod, part->description, 1024);
 	if (IS_ERR(description)) {
 		err = PTR_ERR(description);
 		goto err;

@@ -57,7 +57,7 @@ static bool check(struct ksplice_transaction *t)
 {
 	u32 i;
 
-	if (!ksplice_check_all(t))
+	if (!ksplice_check_all(t) || !ksplice_writes_check(t))
 		return false;
 	ksplice_scan(t);
 	if (t->nr_found) {
@@ -84,6 +84,7 @@ static void lead(struct stop *s)
 		cpu_relax();
 	if (check(t)) {
 		ksplice_carry_all(t);
+		ksplice_writes_do(t);
 		ksplice_hooks_run(t, KSPLICE_HOOKS_CHANGE);
 		for (step = 0; step < KSPLICE_TEXT_STEPS; step++) {
 			ksplice_text_step(t, step);

@@ -71,23 +71,45 @@ static bool function_right(const struct module *mod, const struct ksplice_func *
 	return sum == f->sum;
 }
 
+static bool add_write(u64 *sum, const struct module *mod, const struct ksplice_datum_write *w)
+{
+	const u8 *old = ksplice_in_part(mod, w->old, w->length, 1);
+	const u8 *new = ksplice_in_part(mod, w->new, w->length, 1);
+
+	if (!old || !new || !add_string(sum, mod, w->name))
+		return false;
+	*sum = add_word(*sum, w->length);
+	*sum = add_word(*sum, w->flags);
+	if (!(w->flags & KSPLICE_WRITE_ADDRESS)) {
+		*sum = add_bytes(*sum, old, w->length);
+		*sum = add_bytes(*sum, new, w->length);
+	}
+	return true;
+}
+
 static bool part_right(const struct module *mod, const struct ksplice_part *part)
 {
-	const struct ksplice_func *f = ksplice_in_part(mod, part->funcs, part->nr_funcs, sizeof(*f));
+	const struct ksplice_func *f = NULL;
 	const struct ksplice_copy *c = NULL;
 	const struct ksplice_hook *h = NULL;
+	const struct ksplice_datum_write *w = NULL;
 	u64 i, sum = KSPLICE_SUM_START;
 
+	if (part->nr_funcs)
+		f = ksplice_in_part(mod, part->funcs, part->nr_funcs, sizeof(*f));
 	if (part->nr_copies)
 		c = ksplice_in_part(mod, part->copies, part->nr_copies, sizeof(*c));
 	if (part->nr_hooks)
 		h = ksplice_in_part(mod, part->hooks, part->nr_hooks, sizeof(*h));
-	if (!f || (part->nr_copies && !c) || (part->nr_hooks && !h))
+	if (part->nr_writes)
+		w = ksplice_in_part(mod, part->writes, part->nr_writes, sizeof(*w));
+	if ((part->nr_funcs && !f) || (part->nr_copies && !c) || (part->nr_hooks && !h) || (part->nr_writes && !w))
 		return false;
 	sum = add_word(sum, part->flags);
 	sum = add_word(sum, part->nr_funcs);
 	sum = add_word(sum, part->nr_copies);
 	sum = add_word(sum, part->nr_hooks);
+	sum = add_word(sum, part->nr_writes);
 	if (!add_string(&sum, mod, part->id) || !add_string(&sum, mod, part->target) ||
 	    !add_string(&sum, mod, part->description))
 		return false;
@@ -100,7 +122,11 @@ static bool part_right(const struct module *mod, const struct ksplice_part *part
 		sum = add_word(sum, c[i].length);
 	for (i = 0; i < part->nr_hooks; i++)
 		sum = add_word(sum, h[i].type);
-	return sum == part->sum && !part->reserved[0] && !part->reserved[1] && !part->reserved[2];
+	for (i = 0; i < part->nr_writes; i++) {
+		if (!add_write(&sum, mod, &w[i]))
+			return false;
+	}
+	return sum == part->sum && !part->reserved;
 }
 
 /* Is the description as it was written? Only reads; what it says is checked elsewhere. */

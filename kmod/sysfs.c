@@ -259,6 +259,19 @@ void ksplice_set_conflicts(struct ksplice_update *u, const struct ksplice_transa
 	mutex_unlock(&u->text_lock);
 }
 
+static size_t write_line(char *text, size_t size, const struct ksplice_write *w, const char *part)
+{
+	size_t n = scnprintf(text, size, "%lx %llu 0 0 data %lx %s %s ", w->address, w->length, w->address, w->name, part);
+
+	if (2 * w->length + 2 > size - n)
+		return 0;
+	bin2hex(text + n, w->old, w->length);
+	n += 2 * w->length;
+	text[n++] = '\n';
+	text[n] = '\0';
+	return n;
+}
+
 /* Write the lines of "changes", once, before the commit. */
 int ksplice_write_changes(struct ksplice_update *u)
 {
@@ -268,11 +281,17 @@ int ksplice_write_changes(struct ksplice_update *u)
 		[KSPLICE_KIND_FRAGMENT] = "fragment",
 	};
 	struct ksplice_function *f;
+	struct ksplice_loaded *p;
 	size_t size = 1, n = 0;
 	char *text;
+	u32 i;
 
 	list_for_each_entry(f, &u->functions, node)
 		size += strlen(f->name) + strlen(f->part->mod->name) + 128;
+	list_for_each_entry(p, &u->parts, list) {
+		for (i = 0; i < p->nr_writes; i++)
+			size += strlen(p->writes[i].name) + strlen(p->mod->name) + 2 * p->writes[i].length + 128;
+	}
 	text = kvmalloc(size, GFP_KERNEL);
 	if (!text)
 		return -ENOMEM;
@@ -284,6 +303,10 @@ int ksplice_write_changes(struct ksplice_update *u)
 			n += scnprintf(text + n, size - n, "%*phN\n", KSPLICE_JUMP_LEN, f->patch.old);
 		else
 			n += scnprintf(text + n, size - n, "-\n");
+	}
+	list_for_each_entry(p, &u->parts, list) {
+		for (i = 0; i < p->nr_writes; i++)
+			n += write_line(text + n, size - n, &p->writes[i], p->mod->name);
 	}
 	mutex_lock(&u->text_lock);
 	kvfree(u->changes);

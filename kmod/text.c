@@ -32,7 +32,7 @@ static struct page *page_of(unsigned long address)
 }
 
 /* Map at most two pages writable; returns where address is in the mapping. */
-static u8 *map_alias(unsigned long address, unsigned long length, void **mapping)
+u8 *ksplice_alias(unsigned long address, unsigned long length, void **mapping)
 {
 	struct page *pages[2];
 	unsigned long first = address & PAGE_MASK;
@@ -53,7 +53,7 @@ static u8 *map_alias(unsigned long address, unsigned long length, void **mapping
 
 int ksplice_patch_map(struct ksplice_patch *p)
 {
-	p->alias = map_alias(p->address, p->length, &p->mapping);
+	p->alias = ksplice_alias(p->address, p->length, &p->mapping);
 	if (!p->alias)
 		return -ENOMEM;
 	/* It must be the same memory. */
@@ -75,7 +75,7 @@ void ksplice_patch_unmap(struct ksplice_patch *p)
 int ksplice_write_text(unsigned long to, unsigned long from, unsigned long length)
 {
 	void *mapping;
-	u8 *alias = map_alias(to, length, &mapping);
+	u8 *alias = ksplice_alias(to, length, &mapping);
 	int err = 0;
 
 	if (!alias)

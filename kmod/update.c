@@ -226,6 +226,7 @@ void ksplice_free_loaded(struct ksplice_loaded *p)
 	kvfree(p->functions);
 	kvfree(p->copies);
 	kvfree(p->hooks);
+	ksplice_writes_free(p);
 	kfree(p->target);
 	kfree(p);
 }

@@ -104,10 +104,10 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if len(r.Functions) > 0 {
+				if len(r.Functions)+len(r.Sets) > 0 {
 					printMatch(w, r)
 					printNotes(w, r)
-					fmt.Fprintf(w, "fits\tupdate %s would replace %s\n", r.ID, counted(len(r.Functions), "function"))
+					fmt.Fprintf(w, "fits\tupdate %s would change %s\n", r.ID, changed(len(r.Functions), len(r.Sets)))
 				}
 				for _, m := range r.Armed {
 					fmt.Fprintf(w, "not loaded\t%s: its part is matched when it is loaded\n", m)
@@ -251,9 +251,9 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if len(r.Functions) > 0 {
+				if len(r.Functions)+len(r.Sets) > 0 {
 					printMatch(w, r)
-					fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", counted(len(r.Functions), "function"), milliseconds(r.Result.Pause))
+					fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", changed(len(r.Functions), len(r.Sets)), milliseconds(r.Result.Pause))
 				}
 				if len(r.Replaced) > 0 {
 					fmt.Fprintf(w, "replaced\t%s, in the same stop\n", strings.Join(r.Replaced, ", "))
@@ -297,8 +297,8 @@ status show; its beginning is enough. An update on which another one stands cann
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if r.Functions > 0 {
-					fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, counted(r.Functions, "function"), milliseconds(r.Pause))
+				if r.Functions+r.Sets > 0 {
+					fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, changed(r.Functions, r.Sets), milliseconds(r.Pause))
 				}
 				for _, m := range r.Disarmed {
 					fmt.Fprintf(w, "disarmed\t%s: module %s\n", r.ID, m)
@@ -316,7 +316,7 @@ func statusCommand() *command {
 	return &command{
 		name: "status", summary: "list the updates of this machine",
 		help: `One row an update: its ID, state, replaced functions, how long the machine stood still, since when, and what it is.
-Probes that a replacement cut off are named below it. A part that waits for its module, and one that came after its module, has
+Fields of data that it sets, and probes that a replacement cut off, are named below it. A part that waits for its module, and one that came after its module, has
 a row of its own, ID:MODULE, with what it waits for or how long the module had been live without it.`,
 		example: "ksplice status --json",
 		run: func(_ context.Context, e *env, args []string) error {
@@ -346,6 +346,9 @@ a row of its own, ID:MODULE, with what it waits for or how long the module had b
 						s.Since.Format(time.DateTime), s.Description)
 					if s.Exposed > 0 {
 						fmt.Fprintf(w, "\texposed\tthe module had been live for %s\t\t\t\n", milliseconds(s.Exposed))
+					}
+					for _, c := range s.Data {
+						fmt.Fprintf(w, "\tsets\t%s\t\t\t\n", c.Name)
 					}
 					for _, p := range s.DeadProbes {
 						fmt.Fprintf(w, "\tdead probe\t%s\t\t\t\n", p)

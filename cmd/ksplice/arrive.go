@@ -46,7 +46,7 @@ func arriveCommand() *command {
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				fmt.Fprintf(w, "applied\t%s to module %s\n", counted(len(r.Functions), "function"), module)
+				fmt.Fprintf(w, "applied\t%s to module %s\n", changed(len(r.Functions), len(r.Sets)), module)
 			})
 		},
 	}

@@ -156,7 +156,8 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
 		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt,
 		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
-		Arch: func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
+		Arch:       func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
+		Transforms: e.transforms,
 		Say: func(key, text string) {
 			p.clear()
 			if !e.json {
@@ -191,6 +192,19 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			}
 		}
 	})
+}
+
+// transforms returns all transform plugins.
+func (e *env) transforms(ctx context.Context) ([]create.Transform, error) {
+	var out []create.Transform
+	for _, name := range e.host.Transforms(ctx) {
+		t, _, err := e.host.Transform(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, create.Transform{Name: name, Transform: t})
+	}
+	return out, nil
 }
 
 // backend returns the backend that was asked for, or the first that can build the kernel.

@@ -47,6 +47,17 @@ func size(n int64) string {
 }
 
 // functionNames lists replaced functions, without the fragments that go with them.
+// changed says how much an update changes.
+func changed(functions, fields int) string {
+	switch {
+	case fields == 0:
+		return counted(functions, "function")
+	case functions == 0:
+		return counted(fields, "field") + " of data"
+	}
+	return counted(functions, "function") + " and " + counted(fields, "field") + " of data"
+}
+
 func functionNames(changes []engine.Change) string {
 	var names []string
 	for _, c := range changes {

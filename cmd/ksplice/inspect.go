@@ -86,6 +86,9 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 				for _, f := range m.Patch.Files {
 					fmt.Fprintf(w, "patch\t%s\t+%d -%d\n", f.Path, f.Added, f.Removed)
 				}
+				for _, c := range m.Claims {
+					fmt.Fprintf(w, "carried\t%s\tby %s: %s\n", c.Item, c.Plugin, c.Because)
+				}
 				for _, x := range m.Units {
 					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))
 				}
@@ -131,6 +134,9 @@ func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {
 			kind = "fragment"
 		}
 		fmt.Fprintf(w, "\treplaces\t%s\t%d bytes\t%s\t%s\n", f.Name, f.Size, kind, f.Why)
+	}
+	for _, x := range p.Writes {
+		fmt.Fprintf(w, "\tsets\t%s\t%d bytes\t\twhere it has the old value\n", x.Name, x.Size)
 	}
 	for _, n := range p.New {
 		fmt.Fprintf(w, "\tnew\t%s\n", n)

@@ -61,6 +61,8 @@ type Report struct {
 	Result Commit      `json:"commit,omitzero"`
 	// Functions are the replaced functions, by part.
 	Functions []string `json:"functions"`
+	// Sets are the fields of data that get another value, by part.
+	Sets []string `json:"sets,omitempty"`
 	// Armed are the modules that are not loaded: their parts go in when they are.
 	Armed []string `json:"armed,omitempty"`
 	// Replaced are the updates that went in the same stop.
@@ -235,7 +237,7 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.report.Functions, s.report.DeadProbes, s.report.Notes = nil, nil, nil
+	s.report.Functions, s.report.Sets, s.report.DeadProbes, s.report.Notes = nil, nil, nil, nil
 	var out []*bind.Binding
 	for i := range s.m.Parts {
 		p := &s.m.Parts[i]
@@ -245,6 +247,9 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 		}
 		out = append(out, b)
 		s.report.Notes = append(s.report.Notes, p.Notes...)
+		for _, w := range p.Writes {
+			s.report.Sets = append(s.report.Sets, w.Name)
+		}
 		for _, f := range p.Functions {
 			if f.Fragment {
 				continue

@@ -65,9 +65,12 @@ func choose(m *update.Manifest, loaded func(module string) bool, take func(*upda
 			continue
 		}
 		p := m.Parts[i]
-		p.Functions, p.Slots = slices.Clone(p.Functions), slices.Clone(p.Slots)
+		p.Functions, p.Writes, p.Slots = slices.Clone(p.Functions), slices.Clone(p.Writes), slices.Clone(p.Slots)
 		for j := range p.Functions {
 			p.Functions[j].Unit = number[p.Functions[j].Unit]
+		}
+		for j := range p.Writes {
+			p.Writes[j].Unit = number[p.Writes[j].Unit]
 		}
 		for j := range p.Slots {
 			if s := &p.Slots[j]; s.Unit >= 0 {

@@ -32,12 +32,14 @@ func jump(r *arch.Redirect, at, to uint64) ([]byte, error) {
 
 // UndoReport is what undo tells.
 type UndoReport struct {
-	ID          string           `json:"id"`
-	Pause       time.Duration    `json:"pause_ns"`
-	Attempts    int              `json:"attempts"`
-	Frozen      []freeze.Process `json:"frozen,omitempty"`
-	Functions   int              `json:"functions"`
-	StaysMapped bool             `json:"stays_mapped"`
+	ID        string           `json:"id"`
+	Pause     time.Duration    `json:"pause_ns"`
+	Attempts  int              `json:"attempts"`
+	Frozen    []freeze.Process `json:"frozen,omitempty"`
+	Functions int              `json:"functions"`
+	// Sets counts the fields of data that got their old value back.
+	Sets        int  `json:"sets,omitempty"`
+	StaysMapped bool `json:"stays_mapped"`
 	// Disarmed are modules for which the update waited no longer.
 	Disarmed []string `json:"disarmed,omitempty"`
 	Stages   []Stage  `json:"stages"`
@@ -172,6 +174,7 @@ func undo(ctx context.Context, d *engine.Device, going []engine.Applied, report 
 	}
 	for _, a := range going {
 		report.Functions += len(a.Functions)
+		report.Sets += len(a.Data)
 		for _, c := range a.Functions {
 			if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, jumpLength); ok && c.Kind == "jump" {
 				return &CommitError{Cause: engine.CauseProbed, Where: c.Name + ": " + probed(p-c.Code)}

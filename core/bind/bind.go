@@ -72,6 +72,11 @@ func Part(in *Input, part *update.Part) (*Binding, error) {
 			b.Windows = append(b.Windows, *w)
 		}
 	}
+	for i := range part.Writes {
+		if err := in.write(part, &part.Writes[i]); err != nil {
+			return nil, err
+		}
+	}
 	for i := range part.Slots {
 		s := &part.Slots[i]
 		v, err := in.slot(part, s)
@@ -145,6 +150,8 @@ func (in *Input) slot(part *update.Part, s *update.Slot) (uint64, error) {
 			return fail("%v", err)
 		}
 		return a - uint64(ref.Offset), nil
+	case update.SlotPointer:
+		return in.pointer(part, s)
 	case update.SlotConst:
 		for ui, u := range in.Units {
 			for i := range u.Desc.Sites {
@@ -176,8 +183,14 @@ func (in *Input) symbol(part *update.Part, s *update.Slot) (uint64, error) {
 		if uint64(s.Symbol) >= uint64(len(all)) {
 			return 0, &Error{part.Name, s.Name, fmt.Sprintf("it is symbol %d of %s, which has %d", s.Symbol, in.Units[s.Unit].Name, len(all))}
 		}
-		if y := all[s.Symbol]; y.Section != nil && y.Bind == elf.STB_LOCAL {
-			return 0, &Error{part.Name, s.Name, "no code that was matched names it, so nothing proves where it is"}
+		y := all[s.Symbol]
+		if y.Section != nil && y.Section.Flags&elf.SHF_EXECINSTR == 0 && y.Name != "" {
+			if v, ok := in.byContent(s.Unit, y, 0); ok {
+				return v, nil
+			}
+		}
+		if y.Section != nil && y.Bind == elf.STB_LOCAL {
+			return 0, &Error{part.Name, s.Name, "no code that was matched names it, nor is what it holds found under its name, so nothing proves where it is"}
 		}
 	}
 	candidates := in.Kernel.Symbols.Lookup(s.Name)

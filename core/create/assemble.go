@@ -42,6 +42,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	}
 	m.ID = update.ID(pieces...)
 	r.report.ID = m.ID
+	m.Claims = r.claims
 
 	targets := map[string][]int{} // indices in units
 	for i, x := range units {
@@ -145,7 +146,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 		return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
 	}
 	return &update.Part{Target: target, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
-		Functions: out.Functions, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
+		Functions: out.Functions, Writes: out.Writes, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
 }
 
 // fixup asks how the extracted code must be edited to live in a module.

@@ -263,6 +263,9 @@ func (r *run) compare(ctx context.Context) error {
 		compared = append(compared, diff.Unit{Object: u.Object, Module: u.Module, Result: res})
 	}
 	refused("", diff.Moved(compared))
+	if err := r.transform(ctx); err != nil {
+		return err
+	}
 	for _, u := range r.units {
 		res := u.result
 		refused(u.Object+": ", res.Refusals)
@@ -282,10 +285,11 @@ func (r *run) compare(ctx context.Context) error {
 		for _, n := range res.Notes {
 			r.report.Notes = append(r.report.Notes, u.Object+": "+n)
 		}
-		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved) == 0 {
+		c.Sets = res.Sets()
+		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved)+len(c.Sets) == 0 {
 			continue
 		}
-		changed = changed || len(c.Functions) > 0
+		changed = changed || len(c.Functions)+len(c.Sets) > 0
 		added, removed = append(added, c.New...), append(removed, c.Removed...)
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
@@ -339,6 +343,9 @@ func sayChanged(c *Changed) string {
 	}
 	if len(c.Moved) > 0 {
 		text += " moved here: " + strings.Join(c.Moved, " ")
+	}
+	if len(c.Sets) > 0 {
+		text += " sets: " + strings.Join(c.Sets, " ")
 	}
 	if c.Module != "" {
 		text += "     module " + c.Module

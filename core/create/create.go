@@ -53,6 +53,8 @@ type Options struct {
 	// Arch gives the architecture plugin for an ELF machine number.
 	Arch    func(machine uint16) (arch.Arch, plugin.Info, error)
 	Builder *build.Builder
+	// Transforms gives the transform plugins, in the order in which they are asked.
+	Transforms func(context.Context) ([]Transform, error)
 	// Jobs bounds parallel compilers; 0: one a processor.
 	Jobs     int
 	Log      hclog.Logger
@@ -87,6 +89,8 @@ type Changed struct {
 	Removed   []string `json:"removed,omitempty"`
 	// Moved are functions that other units had.
 	Moved []string `json:"moved,omitempty"`
+	// Sets are fields of existing data that get another value.
+	Sets []string `json:"sets,omitempty"`
 }
 
 // Stage is the time one stage took.
@@ -111,6 +115,7 @@ type run struct {
 	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
 	post    map[string][]byte // the same after it; nil content: the file is gone
 	units   []*unit
+	claims  []update.Claim
 	// external are the files that a module's own source tree adds to the kernel's, flags what pre and post are compiled with beyond the
 	// kernel's own.
 	external map[string][]byte
@@ -127,6 +132,9 @@ func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 	}
 	defer done()
 	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, flags: slices.Clone(sectionFlags)}
+	if r.o.Transforms == nil {
+		r.o.Transforms = func(context.Context) ([]Transform, error) { return nil, nil }
+	}
 	if r.o.Say == nil {
 		r.o.Say = func(string, string) {}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -172,7 +173,7 @@ func (r *Result) datum(a, b *item, used bool) {
 	if why == "" || constant(r.post, b) && !used {
 		return
 	}
-	c := DataChange{Name: b.name(), Kind: Changed, Why: why, Pre: a.symbol, Post: b.symbol, Range: r.differs(a, b)}
+	c := DataChange{Name: b.name(), Kind: Changed, Why: why, Pre: a.symbol, Post: b.symbol, Bytes: r.differs(a, b)}
 	r.Data = append(r.Data, c)
 	switch {
 	case constant(r.pre, a) && constant(r.post, b):
@@ -180,8 +181,13 @@ func (r *Result) datum(a, b *item, used bool) {
 	case a.size() != b.size():
 		r.refuseState(c.Name, fmt.Sprintf("the datum's %s: the running kernel has the old one", why), "keep its size, or keep what is new in shadow fields or in a variable of its own")
 	default:
+		from, to := uint64(0), uint64(0)
+		if n := len(c.Bytes); n > 0 {
+			from, to = c.Bytes[0], c.Bytes[n-1]+1
+		}
 		r.refuseState(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
-			c.Range.Offset, c.Range.Offset+c.Range.Length, why), "set the new value in a hook, or leave the initialiser as it is")
+			from, to, why), "set the new value in a hook, or leave the initialiser as it is")
+		r.Refusals[len(r.Refusals)-1].Initialiser = rewritable(a, b)
 	}
 }
 
@@ -246,45 +252,41 @@ func dataClass(i *item) string {
 	return n
 }
 
-// differs is the range from the first to the last byte that is not the same in both.
-func (r *Result) differs(a, b *item) arch.Range {
+// differs lists the bytes that are not the same in both.
+func (r *Result) differs(a, b *item) []uint64 {
 	x, y := masked(r.pre, a), masked(r.post, b)
-	first, last := -1, -1
-	mark := func(from, to int) {
-		if first < 0 || from < first {
-			first = from
-		}
-		last = max(last, to)
-	}
-	for k := 0; k < len(x) || k < len(y); k++ {
-		if k >= len(x) || k >= len(y) || x[k] != y[k] {
-			mark(k, k+1)
+	found := map[uint64]bool{}
+	mark := func(from, to uint64) {
+		for ; from < to; from++ {
+			found[from] = true
 		}
 	}
-	p, q := r.pre.refsIn(a.section, a.start, a.end), r.post.refsIn(b.section, b.start, b.end)
-	at := func(refs []*arch.Ref, base uint64) map[uint64]*arch.Ref {
-		m := map[uint64]*arch.Ref{}
-		for _, f := range refs {
-			m[f.At-base] = f
+	for k := range uint64(max(len(x), len(y))) {
+		if k >= uint64(len(x)) || k >= uint64(len(y)) || x[k] != y[k] {
+			found[k] = true
 		}
-		return m
 	}
-	pm, qm := at(p, a.start), at(q, b.start)
-	for _, f := range p {
-		k := f.At - a.start
+	pm, qm := refsAt(r.pre, a), refsAt(r.post, b)
+	for k, f := range pm {
 		if g := qm[k]; g == nil || r.compare.places(r.pre.target(f), r.post.target(g)) != "" {
-			mark(int(k), int(k+uint64(f.Size)))
+			mark(k, k+uint64(f.Size))
 		}
 	}
-	for _, g := range q {
-		if k := g.At - b.start; pm[k] == nil {
-			mark(int(k), int(k+uint64(g.Size)))
+	for k, g := range qm {
+		if pm[k] == nil {
+			mark(k, k+uint64(g.Size))
 		}
 	}
-	if first < 0 {
-		return arch.Range{}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// refsAt are an item's references by their places in it.
+func refsAt(v *view, i *item) map[uint64]*arch.Ref {
+	m := map[uint64]*arch.Ref{}
+	for _, f := range v.refsIn(i.section, i.start, i.end) {
+		m[f.At-i.start] = f
 	}
-	return arch.Range{Offset: uint64(first), Length: uint64(last - first)}
+	return m
 }
 
 // sections compares the sections that are not carried by symbol: dropped ones for the notes, unknown ones for refusals.

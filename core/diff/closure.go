@@ -18,6 +18,8 @@ type Closure struct {
 	// New names functions and data that are new, Escapes those of them whose address may be held beyond the part's life.
 	// Both are sorted.
 	New, Escapes []string
+	// Writes are values that data of run get, in order of datum and place.
+	Writes []Write
 
 	r       *Result
 	byItem  map[*item]*Piece
@@ -95,6 +97,9 @@ func (r *Result) Closure() (*Closure, error) {
 		if _, err := c.piece(i); err != nil {
 			return nil, fmt.Errorf("closure of %s: %w", r.post.o.Name, err)
 		}
+	}
+	if err := c.writes(); err != nil {
+		return nil, fmt.Errorf("closure of %s: %w", r.post.o.Name, err)
 	}
 	// Pieces grows while we walk it.
 	for k := 0; k < len(c.Pieces); k++ {

@@ -59,8 +59,8 @@ type DataChange struct {
 	Name string
 	Kind Kind
 	Why  string
-	// Range is where the contents differ, from the first different byte to the last, for changed data.
-	Range arch.Range
+	// Bytes are the offsets at which the contents differ, ascending, for changed data; of an address that differs, all of its bytes.
+	Bytes []uint64
 	// Pre is nil for new data, Post for removed data.
 	Pre, Post *objfile.Symbol
 }
@@ -78,6 +78,8 @@ type Refusal struct {
 	Reason, Fix string
 	// State says that data which exist in the running kernel would have to change: code that carries them over could take it.
 	State bool
+	// Initialiser says that all it needs is another value in the datum that Where names: Rewrite can have that written.
+	Initialiser bool
 }
 
 // Result says what differs between two objects. All lists are in order of name.
@@ -91,13 +93,14 @@ type Result struct {
 
 	pre, post *view
 	compare   *comparer
+	rewrites  map[*item][]Field         // by post item
 	changed   map[*item]*FunctionChange // by post item; changed functions only
 }
 
 // Compare finds the differences between an object before and after a patch. An error means that an object or its description
 // is not sound; differences that no update can carry are in Refusals.
 func Compare(pre, post *Object) (*Result, error) {
-	r := &Result{changed: map[*item]*FunctionChange{}}
+	r := &Result{changed: map[*item]*FunctionChange{}, rewrites: map[*item][]Field{}}
 	var err error
 	if r.pre, err = newView(pre); err != nil {
 		return nil, fmt.Errorf("compare objects: pre: %w", err)
@@ -139,9 +142,9 @@ func (r *Result) Exposed() map[string]*objfile.Symbol {
 	return out
 }
 
-// Defines says that post has functions that differ, or global data that pre lacks.
+// Defines says that post has functions that differ, global data that pre lacks, or values to be written into run's data.
 func (r *Result) Defines() bool {
-	return len(r.Functions) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
+	return len(r.Functions) > 0 || len(r.rewrites) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
 }
 
 // listPairs lists the variables that were paired in spite of their names.
@@ -171,7 +174,7 @@ func (r *Result) refuse(where, reason, fix string) {
 }
 
 func (r *Result) refuseState(where, reason, fix string) {
-	r.Refusals = append(r.Refusals, Refusal{where, reason, fix, true})
+	r.Refusals = append(r.Refusals, Refusal{Where: where, Reason: reason, Fix: fix, State: true})
 }
 
 func (r *Result) note(format string, args ...any) {

@@ -126,14 +126,16 @@ type Applied struct {
 	// Pause is how long the machine stood still, in nanoseconds.
 	Pause time.Duration `json:"pause_ns"`
 	// Exposed is how long the module had been live without the update, in nanoseconds: of a part that came after its module.
-	Exposed     time.Duration `json:"exposed_ns,omitempty"`
-	Parts       []string      `json:"parts"`
-	Functions   []Change      `json:"functions"`
-	StaysMapped bool          `json:"stays_mapped"`
-	AbortCause  string        `json:"abort_cause,omitempty"`
+	Exposed   time.Duration `json:"exposed_ns,omitempty"`
+	Parts     []string      `json:"parts"`
+	Functions []Change      `json:"functions"`
+	// Data are the fields of data that have another value since.
+	Data        []Change `json:"data,omitempty"`
+	StaysMapped bool     `json:"stays_mapped"`
+	AbortCause  string   `json:"abort_cause,omitempty"`
 }
 
-// Change is one replaced function.
+// Change is one replaced function, or a field of data with another value.
 type Change struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"`
@@ -146,7 +148,7 @@ type Change struct {
 	Replacement uint64 `json:"-"`
 	Size        uint64 `json:"size"`
 	Window      uint64 `json:"-"`
-	// Old is what stood under the jump; nil where the redirect is none, or the kernel module does not say.
+	// Old is what stood under the jump, or what the data had; nil where the redirect is none, or the kernel module does not say.
 	Old []byte `json:"-"`
 }
 
@@ -253,10 +255,17 @@ func readUpdate(dir string) (*Applied, error) {
 		if e != nil && err == nil {
 			err = fmt.Errorf("changes: %w", e)
 		}
+		if c.Kind == dataKind {
+			a.Data = append(a.Data, c)
+			continue
+		}
 		a.Functions = append(a.Functions, c)
 	}
 	return a, err
 }
+
+// dataKind is the kind of a change of data: what Change says of code is then the field's that has another value.
+const dataKind = "data"
 
 // parseChange reads "code size replacement window kind address name part old"; addresses and old are hexadecimal, the rest is decimal.
 // Older kernel modules say nothing of old.

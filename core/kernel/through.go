@@ -39,13 +39,14 @@ func (o *overlay) ReadMemory(p []byte, address uint64) error {
 	return nil
 }
 
-// lookThrough shows memory as it was under the jumps of the updates with the given IDs.
+// lookThrough shows memory as it was under the jumps of the updates with the given IDs, and before they wrote to data; updates are oldest
+// first, and what an older one found is what counts.
 func lookThrough(m Memory, updates []engine.Applied, ids []string) (Memory, error) {
-	o := &overlay{Memory: m}
-	for _, u := range updates {
+	for _, u := range slices.Backward(updates) {
 		if u.Stage != "applied" || !slices.Contains(ids, engine.UpdateID(u.ID)) {
 			continue
 		}
+		o := &overlay{Memory: m}
 		for _, c := range u.Functions {
 			if c.Kind != "jump" {
 				continue
@@ -55,7 +56,11 @@ func lookThrough(m Memory, updates []engine.Applied, ids []string) (Memory, erro
 			}
 			o.places = append(o.places, place{c.Code + c.Window, c.Old})
 		}
+		for _, c := range u.Data {
+			o.places = append(o.places, place{c.Address, c.Old})
+		}
+		sort.Slice(o.places, func(i, j int) bool { return o.places[i].address < o.places[j].address })
+		m = o
 	}
-	sort.Slice(o.places, func(i, j int) bool { return o.places[i].address < o.places[j].address })
-	return o, nil
+	return m, nil
 }

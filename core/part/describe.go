@@ -13,7 +13,7 @@ import (
 // Numbers of kmod/ksplice_part.h. Sizes in bytes.
 const (
 	partMagic   = 0x4b53504c
-	partVersion = 2
+	partVersion = 3
 	partStays   = 0x1
 	relocCall   = 0x80000000
 
@@ -88,7 +88,12 @@ func (d *describer) describe(machine elf.Machine) error {
 		d.pointTo(at+8, slotName(c.slot))
 		d.put64(at+16, c.length)
 	}
-	d.part(funcs, copies)
+	writes := d.align()
+	d.grow(writeSize * uint64(len(d.b.writes)))
+	for i := range d.b.writes {
+		d.write(writes+uint64(i)*writeSize, &d.b.writes[i])
+	}
+	d.part(funcs, copies, writes)
 	d.sums()
 	d.align()
 	d.section.Size = uint64(len(d.section.Data))
@@ -98,7 +103,7 @@ func (d *describer) describe(machine elf.Machine) error {
 }
 
 // part fills in struct ksplice_part, at the section's start.
-func (d *describer) part(funcs, copies uint64) {
+func (d *describer) part(funcs, copies, writes uint64) {
 	d.put32(0, partMagic)
 	d.put32(4, partVersion)
 	d.put32(8, partSize)
@@ -108,11 +113,17 @@ func (d *describer) part(funcs, copies uint64) {
 	d.point(16, d.text(d.b.in.ID))
 	d.point(24, d.text(d.b.in.Target))
 	d.point(32, d.text(d.b.in.Description))
-	d.point(40, funcs)
-	d.put64(48, uint64(len(d.b.out.Functions)))
+	if n := len(d.b.out.Functions); n > 0 {
+		d.point(partFuncsAt, funcs)
+		d.put64(partFuncCountAt, uint64(n))
+	}
 	if n := len(d.b.copies); n > 0 {
-		d.point(56, copies)
-		d.put64(64, uint64(n))
+		d.point(partCopiesAt, copies)
+		d.put64(partCopyCountAt, uint64(n))
+	}
+	if n := len(d.b.writes); n > 0 {
+		d.point(partWritesAt, writes)
+		d.put64(partWriteCountAt, uint64(n))
 	}
 }
 
@@ -197,7 +208,9 @@ func (d *describer) point(at, to uint64) {
 }
 
 // pointTo makes the word at a place the value of a symbol.
-func (d *describer) pointTo(at uint64, name string) {
+func (d *describer) pointTo(at uint64, name string) { d.pointToAdd(at, name, 0) }
+
+func (d *describer) pointToAdd(at uint64, name string, addend int64) {
 	y := undefined(d.file, d.undefined, name)
-	d.section.Relocs = append(d.section.Relocs, &objfile.Reloc{Offset: at, Type: d.b.loader.pointer, Symbol: y})
+	d.section.Relocs = append(d.section.Relocs, &objfile.Reloc{Offset: at, Type: d.b.loader.pointer, Symbol: y, Addend: addend})
 }

@@ -65,7 +65,10 @@ func (x *unitBuilder) extract() error {
 	for _, s := range x.out.Sections[1:] {
 		slices.SortStableFunc(s.Relocs, func(a, b *objfile.Reloc) int { return cmp.Compare(a.Offset, b.Offset) })
 	}
-	return x.copies()
+	if err := x.copies(); err != nil {
+		return err
+	}
+	return x.writes()
 }
 
 // assignEdits gives each edit to the piece it changes. Edits of code that stays behind are left out.

@@ -2,6 +2,7 @@ package part
 
 import (
 	"debug/elf"
+	"encoding/binary"
 	"slices"
 	"strings"
 )
@@ -29,6 +30,9 @@ var loaders = map[elf.Machine]loader{
 		prefixes: []string{"__x86_indirect_thunk_", "__x86_indirect_call_thunk_", "__x86_indirect_jump_thunk_"},
 	},
 }
+
+// put writes an address of known value.
+func (l *loader) put(b []byte, v uint64) { binary.LittleEndian.PutUint64(b, v) }
 
 // imported says that a symbol stays an ordinary import of the part.
 func (l *loader) imported(name string) bool {

@@ -65,6 +65,8 @@ type Output struct {
 	Slots     []update.Slot
 	// Data are the new variables; where they lie is known once the part is linked, their shapes their objects tell (Place).
 	Data []update.Datum
+	// Writes are the values that data of the running kernel get.
+	Writes []update.Write
 	// New, Globals, Escapes and Notes are as in update.Part.
 	New, Globals, Escapes, Notes []string
 }
@@ -79,6 +81,7 @@ type builder struct {
 	shared  map[string]*UnitInput // new global symbols, by name
 	units   []*unitBuilder
 	copies  []copyPlace
+	writes  []write
 }
 
 // copyPlace is a place of the part that is filled from the running kernel.
@@ -145,7 +148,7 @@ func (b *builder) build() error {
 	if n := len(b.out.Slots); n > b.in.MaxSlots {
 		return fmt.Errorf("it needs %d slots, the kernel module has %d: split the patch", n, b.in.MaxSlots)
 	}
-	sealed, err := seal(b.in.Target, b.out.Functions, b.out.Slots, b.out.Globals)
+	sealed, err := seal(b.in.Target, b.out.Functions, b.out.Writes, b.out.Slots, b.out.Globals)
 	if err != nil {
 		return err
 	}

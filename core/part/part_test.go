@@ -44,6 +44,12 @@ const padded = "-fpatchable-function-entry=16,16"
 // input makes the input of a part with one unit. Every changed function is redirected at its first instruction.
 func input(t testing.TB, pre, post string, flags ...string) *Input {
 	t.Helper()
+	return inputOf(t, pre, post, func(*diff.Result) {}, flags...)
+}
+
+// inputOf is input with something done to the differences.
+func inputOf(t testing.TB, pre, post string, with func(*diff.Result), flags ...string) *Input {
+	t.Helper()
 	object := func(source string) *diff.Object {
 		f, d := difftest.Compile(t, "u", source, flags...)
 		if slices.Contains(flags, padded) {
@@ -58,6 +64,7 @@ func input(t testing.TB, pre, post string, flags ...string) *Input {
 	if u.Result, err = diff.Compare(u.Pre, u.Post); err != nil {
 		t.Fatal(err)
 	}
+	with(u.Result)
 	if len(u.Result.Refusals) > 0 {
 		t.Fatalf("refused: %+v", u.Result.Refusals)
 	}

@@ -16,13 +16,14 @@ import (
 const sealKey = "ksplice_seal"
 
 // seal is a digest over what the manifest says of a part's unknowns.
-func seal(target string, functions []update.Function, slots []update.Slot, globals []string) (string, error) {
+func seal(target string, functions []update.Function, writes []update.Write, slots []update.Slot, globals []string) (string, error) {
 	b, err := json.Marshal(struct {
 		Target    string
 		Functions []update.Function
+		Writes    []update.Write
 		Slots     []update.Slot
 		Globals   []string
-	}{target, functions, slots, globals})
+	}{target, functions, writes, slots, globals})
 	if err != nil {
 		return "", fmt.Errorf("seal the slots: %w", err)
 	}
@@ -35,7 +36,7 @@ func Sealed(module []byte, p *update.Part) error {
 	if err != nil {
 		return fmt.Errorf("part %s: %w", p.Name, err)
 	}
-	want, err := seal(p.Target, p.Functions, p.Slots, p.Globals)
+	want, err := seal(p.Target, p.Functions, p.Writes, p.Slots, p.Globals)
 	if err != nil {
 		return fmt.Errorf("part %s: %w", p.Name, err)
 	}
@@ -46,7 +47,7 @@ func Sealed(module []byte, p *update.Part) error {
 	for entry := range bytes.SplitSeq(info.Data, []byte{0}) {
 		if have, ok := bytes.CutPrefix(entry, []byte(sealKey+"=")); ok {
 			if string(have) != want {
-				return fmt.Errorf("part %s was made for other functions or slots than the manifest names; get the update again from who made it", p.Name)
+				return fmt.Errorf("part %s was made for other functions, data or slots than the manifest names; get the update again from who made it", p.Name)
 			}
 			return nil
 		}

@@ -53,12 +53,13 @@ func TestSealed(t *testing.T) {
 		"slots' order":    func(p *update.Part) { p.Slots[0], p.Slots[1] = p.Slots[1], p.Slots[0] },
 		"slot missing":    func(p *update.Part) { p.Slots = p.Slots[1:] },
 		"function's size": func(p *update.Part) { p.Functions[0].Size++ },
+		"data":            func(p *update.Part) { p.Writes = []update.Write{{Name: "x"}} },
 		"redirect":        func(p *update.Part) { p.Functions[0].Redirect.Kind = arch.RedirectFtrace },
 		"target":          func(p *update.Part) { p.Target = "ext4" }, "globals": func(p *update.Part) { p.Globals = append(p.Globals, "x") },
 	} {
 		p := read()
 		edit(p)
-		if err := Sealed(module, p); err == nil || !strings.Contains(err.Error(), "was made for other functions or slots") {
+		if err := Sealed(module, p); err == nil || !strings.Contains(err.Error(), "was made for other functions, data or slots") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -14,11 +14,12 @@ const (
 	funcWindowLenAt, funcSumAt                      = 76, 80
 	relocAddendAt, relocOffsetAt, relocTypeAt       = 8, 16, 20
 	copyLengthAt                                    = 16
+	writeLengthAt, writeOldAt, writeFlagsAt         = 16, 24, 40
 
 	partFlagsAt, partIDAt, partTargetAt, partTextAt = 12, 16, 24, 32
 	partFuncsAt, partFuncCountAt                    = 40, 48
 	partCopiesAt, partCopyCountAt                   = 56, 64
-	partSumAt                                       = 96
+	partSumAt, partWritesAt, partWriteCountAt       = 96, 104, 112
 )
 
 // sum is how the kernel module tells a damaged description: FNV-1a, as kmod/ksplice_part.h says.
@@ -51,7 +52,7 @@ func (d *describer) sums() {
 		}
 	}
 	part := d.newSum(at)
-	for _, n := range []uint64{uint64(d.get32(partFlagsAt)), d.get64(partFuncCountAt), d.get64(partCopyCountAt), d.get64(hookCount)} {
+	for _, n := range []uint64{uint64(d.get32(partFlagsAt)), d.get64(partFuncCountAt), d.get64(partCopyCountAt), d.get64(hookCount), d.get64(partWriteCountAt)} {
 		part.word(n)
 	}
 	for _, n := range []uint64{partIDAt, partTargetAt, partTextAt} {
@@ -69,7 +70,23 @@ func (d *describer) sums() {
 	for i := range d.get64(hookCount) {
 		part.word(d.get64(at[hooksAt] + i*hookSize))
 	}
+	for i := range d.get64(partWriteCountAt) {
+		part.write(at[partWritesAt] + i*writeSize)
+	}
 	d.put64(partSumAt, part.Sum64())
+}
+
+// write adds what a struct ksplice_datum_write at a place says that does not depend on where things are loaded.
+func (s *sum) write(w uint64) {
+	n, flags := s.d.get64(w+writeLengthAt), s.d.get64(w+writeFlagsAt)
+	s.text(w)
+	s.word(n)
+	s.word(flags)
+	for i := range uint64(2) {
+		if flags&writeAddress == 0 {
+			s.bytes(s.d.section.Data[s.at[w+writeOldAt+8*i]:][:n])
+		}
+	}
 }
 
 // functionSum is the sum of the struct ksplice_func at a place.

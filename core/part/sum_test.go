@@ -37,7 +37,8 @@ func TestSums(t *testing.T) {
 	free, tried := 0, 0
 	for at := range uint64(len(s.Data)) {
 		size := at >= partSize+funcSizeAt && at < partSize+funcSizeAt+8 || at >= partSize+funcCountAt && at < partSize+funcCountAt+4
-		count := at >= partFuncCountAt && at < partFuncCountAt+8 || at >= partCopyCountAt && at < partCopyCountAt+8 || at >= hookCount && at < hookCount+8
+		count := at >= partFuncCountAt && at < partFuncCountAt+8 || at >= partCopyCountAt && at < partCopyCountAt+8 || at >= hookCount && at < hookCount+8 ||
+			at >= partWriteCountAt && at < partWriteCountAt+8
 		if loaded[at] || size || count { // of another size there is no sum at all
 			continue
 		}

@@ -345,6 +345,11 @@ func (p *Part) check(m *Manifest, targets map[string]bool) error {
 			return fmt.Errorf("function %s: its redirect's field at %d lies outside its %d bytes", f.Name, r.Field, len(r.Template))
 		}
 	}
+	for _, w := range p.Writes {
+		if w.Unit < 0 || w.Unit >= len(m.Units) {
+			return fmt.Errorf("data %s: unit %d of %d", w.Name, w.Unit, len(m.Units))
+		}
+	}
 	for i, s := range p.Slots {
 		if s.Unit < -1 || s.Unit >= len(m.Units) {
 			return fmt.Errorf("slot %d (%s): unit %d of %d", i, s.Name, s.Unit, len(m.Units))
@@ -352,7 +357,7 @@ func (p *Part) check(m *Manifest, targets map[string]bool) error {
 		switch s.Kind {
 		case SlotSymbol, SlotKey:
 		case SlotConst:
-		case SlotCode, SlotField:
+		case SlotCode, SlotField, SlotPointer:
 			if s.Unit < 0 {
 				return fmt.Errorf("slot %d (%s): kind %s wants a unit", i, s.Name, s.Kind)
 			}

@@ -5,7 +5,7 @@ package update
 import "github.com/ksplice/ksplice/sdk/arch"
 
 // FormatVersion is the version of the file format that this package writes.
-const FormatVersion = 2
+const FormatVersion = 3
 
 // Manifest says everything about an update that is not code.
 type Manifest struct {
@@ -26,6 +26,16 @@ type Manifest struct {
 	Base  []string `json:"base,omitempty"`
 	Units []Unit   `json:"units"`
 	Parts []Part   `json:"parts"`
+	// Claims say who is responsible for changes of what existing data mean.
+	Claims []Claim `json:"claims,omitempty"`
+}
+
+// Claim is a semantic change that a transform plugin carries.
+type Claim struct {
+	// Item names the change: "initialiser:net/sched/sch_plug.o:plug_qdisc_ops".
+	Item    string `json:"item"`
+	Plugin  string `json:"plugin"`
+	Because string `json:"because"`
 }
 
 // Kernel identifies the kernel that the update is for.
@@ -85,6 +95,8 @@ type Part struct {
 	// Functions are those that the part replaces, and the fragments that go with them, in the order of the
 	// part's own description.
 	Functions []Function `json:"functions"`
+	// Writes are the values that data of the target get, in the order of the part's own description.
+	Writes []Write `json:"writes,omitempty"`
 	// New lists functions and data that are new.
 	New []string `json:"new,omitempty"`
 	// Globals are those of New that code of other units may name: the running kernel must not have them.
@@ -114,6 +126,18 @@ type Function struct {
 	Replacement string `json:"replacement,omitempty"`
 	// Why says what differs.
 	Why string `json:"why"`
+}
+
+// Write is a field of one of the target's data that gets another value in the stop, where it has the old one.
+type Write struct {
+	// Name is the datum's and the field's: "plug_qdisc_ops.peek".
+	Name string `json:"name"`
+	// Unit is an index in Manifest.Units, Symbol the datum's symbol index in that unit's pre object.
+	Unit   int    `json:"unit"`
+	Symbol uint32 `json:"symbol"`
+	// Offset and Size are the field's in the datum, in bytes.
+	Offset uint64 `json:"offset"`
+	Size   uint64 `json:"size"`
 }
 
 // Datum is a variable of a part's own: state that the running kernel does not have without it.
@@ -152,6 +176,9 @@ const (
 	SlotField SlotKind = "field"
 	// SlotKey: a static key: like SlotSymbol, but a private copy where the key is in memory that is read-only for good.
 	SlotKey SlotKind = "key"
+	// SlotPointer: the address that run has in a field of a datum (Symbol, At), after what it leads to was proved: a string or constant that
+	// the pre object's field leads to.
+	SlotPointer SlotKind = "pointer"
 	// SlotConst: the run address of the bytes of a runtime constant, at any site that Name (a table's name) lists.
 	SlotConst SlotKind = "const"
 )

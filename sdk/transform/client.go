@@ -35,7 +35,7 @@ func (c *Client) Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, err
 	if err != nil {
 		return nil, wire.FromStatus("Plan", err)
 	}
-	out := &PlanResponse{Claimed: resp.GetClaimed(), Edits: resp.GetEdits(), Because: resp.GetBecause()}
+	out := &PlanResponse{Claimed: resp.GetClaimed(), Rewrites: resp.GetRewrites(), Edits: resp.GetEdits(), Because: resp.GetBecause()}
 	if err := checkPlan(req, out); err != nil {
 		return nil, wire.Nonsense(c.Label, "Plan", err)
 	}
@@ -49,6 +49,11 @@ func checkPlan(req *PlanRequest, resp *PlanResponse) error {
 		}
 		if resp.Because[id] == "" {
 			return fmt.Errorf("it claims %q without saying how it is carried", id)
+		}
+	}
+	for _, id := range resp.Rewrites {
+		if !slices.ContainsFunc(req.Items, func(i Item) bool { return i.ID == id && i.Kind == ItemInitialiser }) || !slices.Contains(resp.Claimed, id) {
+			return fmt.Errorf("it has %q rewritten, which is no initialiser that it claims", id)
 		}
 	}
 	for id := range resp.Because {

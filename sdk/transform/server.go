@@ -45,17 +45,30 @@ func (s *server) Plan(ctx context.Context, req *pb.PlanRequest) (*pb.PlanRespons
 	if err != nil {
 		return nil, err
 	}
-	return &pb.PlanResponse{Claimed: resp.Claimed, Edits: resp.Edits, Because: resp.Because}, nil
+	return &pb.PlanResponse{Claimed: resp.Claimed, Rewrites: resp.Rewrites, Edits: resp.Edits, Because: resp.Because}, nil
 }
 
 func itemTo(i *Item, to *pb.Item) {
 	to.Id, to.Kind, to.Unit, to.Name, to.Detail = i.ID, string(i.Kind), i.Unit, i.Name, wire.Text(i.Detail)
 	to.Pre, to.Post = i.Pre, i.Post
+	to.Fields = wire.Pack(i.Fields, fieldTo)
 }
 
 func itemFrom(i *pb.Item, to *Item) {
 	*to = Item{
 		ID: i.GetId(), Kind: ItemKind(i.GetKind()), Unit: i.GetUnit(), Name: i.GetName(), Detail: i.GetDetail(),
-		Pre: i.GetPre(), Post: i.GetPost(),
+		Pre: i.GetPre(), Post: i.GetPost(), Fields: wire.Unpack(i.GetFields(), fieldFrom),
+	}
+}
+
+func fieldTo(f *Field, to *pb.Field) {
+	to.Name, to.Type, to.Within, to.Offset, to.Size = wire.Text(f.Name), wire.Text(f.Type), wire.Text(f.Within), f.Offset, f.Size
+	to.PreAddress, to.PostAddress = wire.Text(f.PreAddress), wire.Text(f.PostAddress)
+}
+
+func fieldFrom(f *pb.Field, to *Field) {
+	*to = Field{
+		Name: f.GetName(), Type: f.GetType(), Within: f.GetWithin(), Offset: f.GetOffset(), Size: f.GetSize(),
+		PreAddress: f.GetPreAddress(), PostAddress: f.GetPostAddress(),
 	}
 }

@@ -36,8 +36,23 @@ type Item struct {
 	Unit, Name string
 	// Detail says what changed, for people.
 	Detail string
-	// Pre and Post are the old and the new initial bytes, for initialisers.
+	// Pre and Post are the old and the new initial bytes, for initialisers; addresses in them are 0.
 	Pre, Post []byte
+	// Fields are what of the datum differs, in order of place, for initialisers.
+	Fields []Field
+}
+
+// Field is a member of a datum, or an element of an array, whose initial value changes.
+type Field struct {
+	// Name is as C writes it behind the datum's name: ".peek", "[3].mode"; empty for the datum itself.
+	Name string
+	// Type is its type; Within is the innermost structure or union that it is a member of: "struct list_head", by its typedef where it has no tag,
+	// "struct atomic_t"; empty for none.
+	Type, Within string
+	// Offset and Size are its place in the datum, in bytes.
+	Offset, Size uint64
+	// PreAddress and PostAddress name what it holds the address of, before and after the patch; empty where it is no address.
+	PreAddress, PostAddress string
 }
 
 // PlanRequest is the report and where things are.
@@ -55,6 +70,9 @@ type PlanRequest struct {
 type PlanResponse struct {
 	// Claimed are the IDs of items that the plugin is responsible for from here on.
 	Claimed []string
+	// Rewrites are those of Claimed, initialisers, whose new value the kernel module is to write into the running kernel's datum: in the stop
+	// in which the functions are redirected, where each of the fields has the old value, or the update is refused; undo puts that back.
+	Rewrites []string
 	// Edits replace post source files, by path relative to SourceDir.
 	Edits map[string][]byte
 	// Because says for each claimed item how it is carried; it is recorded in the update.

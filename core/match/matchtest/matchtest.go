@@ -131,6 +131,29 @@ func (u *Unit) Data(section, name string, bind elf.SymBind) uint32 {
 	return u.add(&objfile.Symbol{Name: name, Section: s, Value: at, Size: 8, Type: elf.STT_OBJECT, Bind: bind})
 }
 
+// Words adds a datum of words at the end of a section and returns its symbol's number; a word with a symbol is an address.
+func (u *Unit) Words(section, name string, bind elf.SymBind, words ...Ref) uint32 {
+	s := u.Section(section, elf.SHF_WRITE)
+	at := s.Size
+	s.Data = append(s.Data, make([]byte, 8*len(words))...)
+	s.Size += 8 * uint64(len(words))
+	n := u.add(&objfile.Symbol{Name: name, Section: s, Value: at, Size: 8 * uint64(len(words)), Type: elf.STT_OBJECT, Bind: bind})
+	for i, r := range words {
+		field := at + 8*uint64(i)
+		if r.Symbol == "" {
+			binary.LittleEndian.PutUint64(s.Data[field:], uint64(r.Addend))
+			continue
+		}
+		if len(r.Bytes) > 0 {
+			u.merge(&r)
+		}
+		u.ref(s, field, u.Number(r.Symbol), r.Addend)
+		u.Desc.Refs[len(u.Desc.Refs)-1].Kind = arch.RefAddress
+	}
+	u.sort()
+	return n
+}
+
 // Undefined returns the number of the undefined symbol of a name.
 func (u *Unit) Undefined(name string) uint32 {
 	return u.add(&objfile.Symbol{Name: name, Bind: elf.STB_GLOBAL, Special: elf.SHN_UNDEF})

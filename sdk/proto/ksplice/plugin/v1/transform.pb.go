@@ -32,6 +32,7 @@ type Item struct {
 	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
 	Pre           []byte                 `protobuf:"bytes,6,opt,name=pre,proto3" json:"pre,omitempty"`
 	Post          []byte                 `protobuf:"bytes,7,opt,name=post,proto3" json:"post,omitempty"`
+	Fields        []*Field               `protobuf:"bytes,8,rep,name=fields,proto3" json:"fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +116,105 @@ func (x *Item) GetPost() []byte {
 	return nil
 }
 
+func (x *Item) GetFields() []*Field {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type Field struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Within        string                 `protobuf:"bytes,3,opt,name=within,proto3" json:"within,omitempty"`
+	Offset        uint64                 `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	Size          uint64                 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	PreAddress    string                 `protobuf:"bytes,6,opt,name=pre_address,json=preAddress,proto3" json:"pre_address,omitempty"`
+	PostAddress   string                 `protobuf:"bytes,7,opt,name=post_address,json=postAddress,proto3" json:"post_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Field) Reset() {
+	*x = Field{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Field) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Field) ProtoMessage() {}
+
+func (x *Field) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Field.ProtoReflect.Descriptor instead.
+func (*Field) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Field) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Field) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Field) GetWithin() string {
+	if x != nil {
+		return x.Within
+	}
+	return ""
+}
+
+func (x *Field) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Field) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Field) GetPreAddress() string {
+	if x != nil {
+		return x.PreAddress
+	}
+	return ""
+}
+
+func (x *Field) GetPostAddress() string {
+	if x != nil {
+		return x.PostAddress
+	}
+	return ""
+}
+
 type PlanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Round         int32                  `protobuf:"varint,1,opt,name=round,proto3" json:"round,omitempty"`
@@ -127,7 +227,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +239,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +252,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{1}
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PlanRequest) GetRound() int32 {
@@ -188,13 +288,14 @@ type PlanResponse struct {
 	Claimed       []string               `protobuf:"bytes,1,rep,name=claimed,proto3" json:"claimed,omitempty"`
 	Edits         map[string][]byte      `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Because       map[string]string      `protobuf:"bytes,3,rep,name=because,proto3" json:"because,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Rewrites      []string               `protobuf:"bytes,4,rep,name=rewrites,proto3" json:"rewrites,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +307,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +320,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{2}
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PlanResponse) GetClaimed() []string {
@@ -243,11 +344,18 @@ func (x *PlanResponse) GetBecause() map[string]string {
 	return nil
 }
 
+func (x *PlanResponse) GetRewrites() []string {
+	if x != nil {
+		return x.Rewrites
+	}
+	return nil
+}
+
 var File_ksplice_plugin_v1_transform_proto protoreflect.FileDescriptor
 
 const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\n" +
-	"!ksplice/plugin/v1/transform.proto\x12\x11ksplice.plugin.v1\"\x90\x01\n" +
+	"!ksplice/plugin/v1/transform.proto\x12\x11ksplice.plugin.v1\"\xc2\x01\n" +
 	"\x04Item\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -255,17 +363,28 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x10\n" +
 	"\x03pre\x18\x06 \x01(\fR\x03pre\x12\x12\n" +
-	"\x04post\x18\a \x01(\fR\x04post\"\x87\x01\n" +
+	"\x04post\x18\a \x01(\fR\x04post\x120\n" +
+	"\x06fields\x18\b \x03(\v2\x18.ksplice.plugin.v1.FieldR\x06fields\"\xb7\x01\n" +
+	"\x05Field\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06within\x18\x03 \x01(\tR\x06within\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x1f\n" +
+	"\vpre_address\x18\x06 \x01(\tR\n" +
+	"preAddress\x12!\n" +
+	"\fpost_address\x18\a \x01(\tR\vpostAddress\"\x87\x01\n" +
 	"\vPlanRequest\x12\x14\n" +
 	"\x05round\x18\x01 \x01(\x05R\x05round\x12\x14\n" +
 	"\x05patch\x18\x02 \x01(\fR\x05patch\x12\x1d\n" +
 	"\n" +
 	"source_dir\x18\x03 \x01(\tR\tsourceDir\x12-\n" +
-	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xa8\x02\n" +
+	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xc4\x02\n" +
 	"\fPlanResponse\x12\x18\n" +
 	"\aclaimed\x18\x01 \x03(\tR\aclaimed\x12@\n" +
 	"\x05edits\x18\x02 \x03(\v2*.ksplice.plugin.v1.PlanResponse.EditsEntryR\x05edits\x12F\n" +
-	"\abecause\x18\x03 \x03(\v2,.ksplice.plugin.v1.PlanResponse.BecauseEntryR\abecause\x1a8\n" +
+	"\abecause\x18\x03 \x03(\v2,.ksplice.plugin.v1.PlanResponse.BecauseEntryR\abecause\x12\x1a\n" +
+	"\brewrites\x18\x04 \x03(\tR\brewrites\x1a8\n" +
 	"\n" +
 	"EditsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -288,25 +407,27 @@ func file_ksplice_plugin_v1_transform_proto_rawDescGZIP() []byte {
 	return file_ksplice_plugin_v1_transform_proto_rawDescData
 }
 
-var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_ksplice_plugin_v1_transform_proto_goTypes = []any{
 	(*Item)(nil),         // 0: ksplice.plugin.v1.Item
-	(*PlanRequest)(nil),  // 1: ksplice.plugin.v1.PlanRequest
-	(*PlanResponse)(nil), // 2: ksplice.plugin.v1.PlanResponse
-	nil,                  // 3: ksplice.plugin.v1.PlanResponse.EditsEntry
-	nil,                  // 4: ksplice.plugin.v1.PlanResponse.BecauseEntry
+	(*Field)(nil),        // 1: ksplice.plugin.v1.Field
+	(*PlanRequest)(nil),  // 2: ksplice.plugin.v1.PlanRequest
+	(*PlanResponse)(nil), // 3: ksplice.plugin.v1.PlanResponse
+	nil,                  // 4: ksplice.plugin.v1.PlanResponse.EditsEntry
+	nil,                  // 5: ksplice.plugin.v1.PlanResponse.BecauseEntry
 }
 var file_ksplice_plugin_v1_transform_proto_depIdxs = []int32{
-	0, // 0: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
-	3, // 1: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
-	4, // 2: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
-	1, // 3: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
-	2, // 4: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	1, // 0: ksplice.plugin.v1.Item.fields:type_name -> ksplice.plugin.v1.Field
+	0, // 1: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
+	4, // 2: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
+	5, // 3: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
+	2, // 4: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
+	3, // 5: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
+	5, // [5:6] is the sub-list for method output_type
+	4, // [4:5] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_ksplice_plugin_v1_transform_proto_init() }
@@ -320,7 +441,7 @@ func file_ksplice_plugin_v1_transform_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ksplice_plugin_v1_transform_proto_rawDesc), len(file_ksplice_plugin_v1_transform_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
