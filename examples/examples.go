@@ -212,7 +212,7 @@ var Refusals = []Refusal{
 	{"does-not-apply", "create", `fs/proc/uptime\.c: hunk 2 .*does not apply`},
 	{"layout", "create", `struct eventfd_ctx`},
 	{"layout-header", "create", `struct in_device`},
-	{"initialiser", "create", `pg_count_d: changed initialiser of live data`},
+	{"initialiser", "create", `oops_count: changed initialiser of live data`},
 	{"init-only", "create", `(?s)no function's object code changes.*proc_uptime_init`},
 	{"entry-text", "create", `\.entry\.text`},
 	{"kconfig", "create", `fs/proc/Kconfig: .*configuration of a running kernel cannot change`},

@@ -107,7 +107,7 @@ func (l *lab) initdata(t *testing.T, file, all, on string) {
 	l.must(t, exitOK, "sets", "status")
 	l.apply(t, on)
 	l.rate(t, "9")
-	l.must(t, exitRefused, "stands on", "undo", id)
+	l.must(t, exitRefused, "has set printk_ratelimit_state.interval since", "undo", id)
 	l.undo(t, l.id(t, on))
 	updated("7")
 	set("3")
