@@ -125,8 +125,7 @@ func (l *lab) initdata(t *testing.T, file, all, on string) {
 // initdataModule changes data of a module: of one that is there, and of one that comes.
 func (l *lab) initdataModule(t *testing.T, file string) {
 	id := l.id(t, file)
-	l.apply(t, file)
-	l.must(t, exitOK, "sch_plug", "status")
+	l.must(t, exitOK, "sch_plug", "apply", file)
 	l.MustRun(t, "modprobe", "sch_plug")
 	poll(t, "the update of sch_plug", func() bool { return strings.Contains(l.ksplice(t, "status").Stdout, "plug_qdisc_ops.peek") })
 	l.undo(t, id)
