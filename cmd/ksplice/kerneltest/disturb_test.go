@@ -217,13 +217,13 @@ func (l *lab) killed(t *testing.T, file string) {
 	l.clean(t)
 }
 
-// roundsVariable sets how often rounds applies and undoes: 8 where it is not set.
+// roundsVariable sets how often rounds applies and undoes: 4 where it is not set.
 const roundsVariable = "KSPLICE_TEST_ROUNDS"
 
 // rounds applies and undoes again and again while processes are in the patched code and the function tracer comes and goes.
 // Memory and modules must not grow.
 func (l *lab) rounds(t *testing.T, file string) {
-	n := 8
+	n := 4
 	if s := os.Getenv(roundsVariable); s != "" {
 		var err error
 		if n, err = strconv.Atoi(s); err != nil {
