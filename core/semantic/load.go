@@ -40,12 +40,13 @@ type typ struct {
 	complete bool // it is a definition
 	local    bool // it is defined inside a function
 	name     string
-	of       dwarf.Offset // what it points to, is an array or alias of; 0 is void
-	elem     *typ         // the same, resolved; nil is void
-	size     int64        // bytes; -1: not said
-	align    int64        // bytes, where the source asks for it; else 0
-	dims     []int64      // of an array; 0 for an open one
-	members  []member     // of structs and unions; an enum's constants
+	of       dwarf.Offset   // what it points to, is an array or alias of; 0 is void
+	elem     *typ           // the same, resolved; nil is void
+	size     int64          // bytes; -1: not said
+	align    int64          // bytes, where the source asks for it; else 0
+	dims     []int64        // of an array; 0 for an open one
+	members  []member       // of structs and unions; an enum's constants
+	params   []dwarf.Offset // of a function that pointers lead to
 	// where it is defined
 	cu         int
 	file, line int64
@@ -88,12 +89,14 @@ type unit struct {
 	variables []*variable
 	// signatures are the global functions that are defined, by name.
 	signatures map[string]*function
+	functions  map[dwarf.Offset]*function
 	files      [][]*dwarf.LineFile // of each compile unit, as far as asked for
 }
 
 // load reads the types of f.
 func load(f *elf.File) (*unit, error) {
-	u := &unit{types: map[dwarf.Offset]*typ{}, named: map[key]*typ{}, constants: map[string]int64{}, signatures: map[string]*function{}}
+	u := &unit{types: map[dwarf.Offset]*typ{}, named: map[key]*typ{}, constants: map[string]int64{}, signatures: map[string]*function{},
+		functions: map[dwarf.Offset]*function{}}
 	if f.Section(".debug_info") == nil {
 		if f.Section(".comment") != nil { // the compiler's mark, which hand-written assembly lacks
 			return nil, fmt.Errorf("%w: it has no .debug_info; compile it with -g, or a kernel that has CONFIG_DEBUG_INFO", ErrNoTypes)
@@ -104,7 +107,7 @@ func load(f *elf.File) (*unit, error) {
 	if u.data, err = f.DWARF(); err != nil {
 		return nil, fmt.Errorf("read debug information: %w", err)
 	}
-	l := &loader{unit: u, r: u.data.Reader(), order64: f.ByteOrder, functions: map[dwarf.Offset]*function{}, described: map[dwarf.Offset]*variable{}}
+	l := &loader{unit: u, r: u.data.Reader(), order64: f.ByteOrder, described: map[dwarf.Offset]*variable{}}
 	for {
 		e, err := l.r.Next()
 		if err != nil {
@@ -141,7 +144,6 @@ type loader struct {
 	r         *dwarf.Reader
 	order     []*typ
 	order64   binary.ByteOrder // of addresses
-	functions map[dwarf.Offset]*function
 	described map[dwarf.Offset]*variable
 }
 
@@ -179,8 +181,11 @@ func (l *loader) children(parent *typ, in *function, depth int) error {
 				parent.dims = append(parent.dims, dimension(e))
 			}
 		case dwarf.TagFormalParameter:
-			if parent == nil && in != nil {
-				of, _ := e.Val(dwarf.AttrType).(dwarf.Offset)
+			of, _ := e.Val(dwarf.AttrType).(dwarf.Offset)
+			switch {
+			case parent != nil:
+				parent.params = append(parent.params, of)
+			case in != nil:
 				in.params = append(in.params, of)
 			}
 		case dwarf.TagUnspecifiedParameters:
@@ -192,7 +197,7 @@ func (l *loader) children(parent *typ, in *function, depth int) error {
 				l.variable(e, in)
 			}
 		case dwarf.TagSubprogram, dwarf.TagInlinedSubroutine:
-			inner = l.function(e)
+			inner = l.function(e, in)
 		case dwarf.TagLexDwarfBlock:
 		default:
 			t = l.describe(e, in != nil)

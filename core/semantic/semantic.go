@@ -6,6 +6,8 @@
 // there, which is compared by the function's name and its own). A type that only pre or only post mentions is no change either: no
 // old code, or no new code, handles objects of it in this unit.
 //
+// Of a structure that one source file has for itself it can prove that no object outlives the functions that have to do with it (Holders).
+//
 // It also says where an object's static variables are declared (Statics): their symbols' names do not.
 package semantic
 
@@ -36,6 +38,8 @@ type Change struct {
 	// Bound says that only constants of an enum differ that count the others: objects that exist are not misread, unless somebody
 	// stores the count.
 	Bound bool
+	// Confined says that nothing but functions of this unit can have to do with the structure, before and after: Holders may prove more.
+	Confined bool
 }
 
 func (c Change) String() string {
@@ -140,7 +144,8 @@ func compare(pre, post *unit) ([]Change, error) {
 			continue // another thing under the same name of a variable or typedef: its users change with it
 		}
 		if d := c.differences(a, b); len(d) > 0 {
-			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d), Bound: a.kind == kindEnum && bounds(a, b)}})
+			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d), Bound: a.kind == kindEnum && bounds(a, b),
+				Confined: k.space == "tag" && pre.confined(a) && post.confined(b)}})
 		}
 	}
 	for _, e := range pre.enums {

@@ -94,8 +94,7 @@ func (s signature) String() string {
 // callable notes a function of the source, as it is declared: what is compiled of it, several times perhaps, refers to that.
 func (l *loader) callable(e *dwarf.Entry, f *function) {
 	external, _ := e.Val(dwarf.AttrExternal).(bool)
-	declared, _ := e.Val(dwarf.AttrDeclaration).(bool)
-	if e.Tag != dwarf.TagSubprogram || !external || declared || f.origin != 0 || f.name == "" {
+	if !f.body || !external || f.origin != 0 || f.name == "" {
 		return
 	}
 	f.of, _ = e.Val(dwarf.AttrType).(dwarf.Offset)

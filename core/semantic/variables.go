@@ -28,6 +28,8 @@ type Static struct {
 type function struct {
 	name   string
 	origin dwarf.Offset // of what this is an instance of; 0: none
+	within *function    // what it is inlined into; nil: it stands for itself
+	body   bool         // it is defined in the unit
 	// of a global one
 	of         dwarf.Offset // what it returns; 0 is void
 	params     []dwarf.Offset
@@ -49,10 +51,12 @@ type variable struct {
 	place      uint64 // an address of its own, if placed
 }
 
-func (l *loader) function(e *dwarf.Entry) *function {
-	f := &function{}
+func (l *loader) function(e *dwarf.Entry, within *function) *function {
+	f := &function{within: within}
 	f.name, _ = e.Val(dwarf.AttrName).(string)
 	f.origin = origin(e)
+	declared, _ := e.Val(dwarf.AttrDeclaration).(bool)
+	f.body = e.Tag == dwarf.TagSubprogram && !declared
 	l.functions[e.Offset] = f
 	l.callable(e, f)
 	return f
