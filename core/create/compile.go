@@ -62,7 +62,7 @@ func (r *run) compile(ctx context.Context) error {
 		if err := r.compileGroup(ctx, []*unit{u}); err != nil {
 			return err
 		}
-		if err := r.layout([]*unit{u}); err != nil {
+		if _, err := r.layout([]*unit{u}); err != nil {
 			return err
 		}
 	}
@@ -192,38 +192,52 @@ func (r *run) strip(s *side, name string) error {
 	return nil
 }
 
-// layout refuses changed types. Source of the rule: objects of the old layout are alive when the new code begins to run.
-func (r *run) layout(group []*unit) error {
-	seen := map[string]bool{}
+// layout refuses changed types. Source of the rule: objects of the old layout are alive when the new code begins to run. It returns the
+// changes that may do no harm all the same, for locals to decide.
+func (r *run) layout(group []*unit) ([]local, error) {
+	var open []local
 	var reasons []string
+	certain := false
 	for _, u := range group {
 		if !u.paired() || u.pre.object.SHA256 == u.post.object.SHA256 {
 			continue
 		}
 		changes, err := semantic.CompareFiles(u.pre.object.Path, u.post.object.Path)
 		if err != nil {
-			return fmt.Errorf("%s: compare types: %w", u.Object, err)
+			return nil, fmt.Errorf("%s: compare types: %w", u.Object, err)
 		}
-		for _, c := range changes {
+		for i := range changes {
+			c := &changes[i]
 			if c.Bound {
-				text := fmt.Sprintf("%s %s (%s): %s: it counts the others, and data are taken not to hold it", c.Kind, c.Name, c.Where, c.Detail)
-				if !slices.Contains(r.report.Notes, text) {
-					r.report.Notes = append(r.report.Notes, text)
-				}
+				r.note(fmt.Sprintf("%s %s (%s): %s: it counts the others, and data are taken not to hold it", c.Kind, c.Name, c.Where, c.Detail))
 				continue
 			}
-			text := fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over",
-				c.Kind, c.Name, c.Where, c.Detail)
-			if !seen[text] {
-				seen[text] = true
+			if c.Confined {
+				open = append(open, local{u, *c})
+			}
+			certain = certain || !c.Confined
+			if text := misread(c); !slices.Contains(reasons, text) {
 				reasons = append(reasons, text)
 			}
 		}
 	}
-	if len(reasons) > 0 {
-		return refuse(ReasonState, reasons...)
+	if certain {
+		return nil, refuse(ReasonState, reasons...)
 	}
-	return nil
+	return open, nil
+}
+
+// misread is the reason against a change of a type.
+func misread(c *semantic.Change) string {
+	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over",
+		c.Kind, c.Name, c.Where, c.Detail)
+}
+
+// note adds a note to the report, once.
+func (r *run) note(text string) {
+	if !slices.Contains(r.report.Notes, text) {
+		r.report.Notes = append(r.report.Notes, text)
+	}
 }
 
 // compare describes all objects and compares pre with post.
@@ -231,7 +245,8 @@ func (r *run) compare(ctx context.Context) error {
 	if err := r.describe(ctx, r.units); err != nil {
 		return err
 	}
-	if err := r.layout(r.units); err != nil {
+	open, err := r.layout(r.units)
+	if err != nil {
 		return err
 	}
 	var reasons []Reason
@@ -263,6 +278,9 @@ func (r *run) compare(ctx context.Context) error {
 		compared = append(compared, diff.Unit{Object: u.Object, Module: u.Module, Result: res})
 	}
 	refused("", diff.Moved(compared))
+	if err := r.locals(ctx, open); err != nil {
+		return err
+	}
 	if err := r.transform(ctx); err != nil {
 		return err
 	}
