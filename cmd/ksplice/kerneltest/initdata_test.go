@@ -129,6 +129,5 @@ func (l *lab) initdataModule(t *testing.T, file string) {
 	l.MustRun(t, "modprobe", "sch_plug")
 	poll(t, "the update of sch_plug", func() bool { return strings.Contains(l.ksplice(t, "status").Stdout, "plug_qdisc_ops.peek") })
 	l.undo(t, id)
-	l.MustRun(t, "rmmod", "sch_plug")
 	l.clean(t)
 }
