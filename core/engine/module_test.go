@@ -27,7 +27,8 @@ func TestReadUpdates(t *testing.T) {
 	}
 	common := map[string]string{"stage": "applied\n", "description": "a fix\n", "abort_cause": "\n", "applied_at": "100\n", "sequence": "2\n",
 		"pause_ns": "310000\n", "parts": "ksplice_0123abcd_vmlinux\n", "stays_mapped": "0\n",
-		"changes": "ffffffff81000010 64 ffffffffc0001000 9 jump ffffffff81000010 f ksplice_0123abcd_vmlinux\n"}
+		"changes": "ffffffff81000010 64 ffffffffc0001000 9 jump ffffffff81000010 f ksplice_0123abcd_vmlinux\n" +
+			"ffffffff82000010 4 0 0 data ffffffff82000010 ops.limit ksplice_0123abcd_vmlinux 0a000000\n"}
 	write("0123abcd", common)
 	early := map[string]string{}
 	for k, v := range common {
@@ -43,7 +44,9 @@ func TestReadUpdates(t *testing.T) {
 		{ID: "f0000001", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Sequence: 1, Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"}},
 		{ID: "0123abcd", Stage: "applied", Description: "a fix", Since: time.Unix(100, 0), Sequence: 2, Pause: 310000, Parts: []string{"ksplice_0123abcd_vmlinux"},
 			Functions: []Change{{Name: "f", Kind: "jump", Part: "ksplice_0123abcd_vmlinux", Address: 0xffffffff81000010,
-				Code: 0xffffffff81000010, Replacement: 0xffffffffc0001000, Size: 64, Window: 9}}},
+				Code: 0xffffffff81000010, Replacement: 0xffffffffc0001000, Size: 64, Window: 9}},
+			Data: []Change{{Name: "ops.limit", Kind: "data", Part: "ksplice_0123abcd_vmlinux", Address: 0xffffffff82000010,
+				Code: 0xffffffff82000010, Size: 4, Old: []byte{10, 0, 0, 0}}}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("readUpdates (-want +got):\n%s", d)

@@ -11,6 +11,7 @@ import (
 func TestLookThrough(t *testing.T) {
 	run := bytes.Repeat([]byte{0xaa}, 64)
 	want := bytes.Clone(run)
+	copy(want[16:], "oldest") // two of them set the field, and before both it was this
 	jump := []byte{0xe9, 1, 2, 3, 4}
 	copy(run[8:], jump)
 	copy(run[24:], jump)
@@ -22,9 +23,11 @@ func TestLookThrough(t *testing.T) {
 		return engine.Change{Kind: "jump", Code: testBase + at - 4, Window: 4, Old: []byte(old)}
 	}
 	updates := []engine.Applied{
-		{ID: "00000001", Stage: "applied", Functions: []engine.Change{change(40, "abcde"), {Kind: "fragment", Code: testBase}}},
+		{ID: "00000001", Stage: "applied", Functions: []engine.Change{change(40, "abcde"), {Kind: "fragment", Code: testBase}},
+			Data: []engine.Change{{Address: testBase + 16, Old: []byte("oldest")}}},
 		{ID: "00000002", Stage: "applied", Functions: []engine.Change{change(24, "zzzzz")}},
-		{ID: "00000001:m", Stage: "applied", Functions: []engine.Change{change(8, "12345"), {Kind: "ftrace", Code: testBase + 50}}},
+		{ID: "00000001:m", Stage: "applied", Functions: []engine.Change{change(8, "12345"), {Kind: "ftrace", Code: testBase + 50}},
+			Data: []engine.Change{{Address: testBase + 18, Old: []byte("no")}}},
 		{ID: "00000001:n", Stage: "undone", Functions: []engine.Change{change(56, "yyyyy")}},
 	}
 	m, err := lookThrough(space{testBase: run}, updates, []string{"00000001"})
