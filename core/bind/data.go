@@ -49,7 +49,7 @@ func (in *Input) pointer(part *update.Part, s *update.Slot) (uint64, error) {
 func (in *Input) text(unit int, ref *arch.Ref) []byte {
 	y := in.Units[unit].File.Symbols[ref.Symbol]
 	s := y.Section
-	if s == nil || s.EntSize == 0 {
+	if s == nil || s.Flags&elf.SHF_MERGE == 0 || s.EntSize == 0 {
 		return nil
 	}
 	at := y.Value + uint64(ref.Offset)
