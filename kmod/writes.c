@@ -143,23 +143,59 @@ static void give_back(const struct ksplice_loaded *p, unsigned long address, u8 
 	}
 }
 
-static void given_back(struct ksplice_transaction *t, unsigned long address, u8 *run, u64 n)
+/* Of the updates that go in this stop the one that was applied last before another one was; NULL: none. */
+static struct ksplice_update *last_before(struct ksplice_transaction *t, u64 sequence)
 {
+	struct ksplice_update *last = NULL;
 	struct ksplice_member *m;
-	struct ksplice_loaded *p;
 
 	ksplice_for_each_member(m, t) {
-		if (m->op != KSPLICE_OP_UNDO)
-			continue;
-		list_for_each_entry(p, &m->update->parts, list)
+		if (m->op == KSPLICE_OP_UNDO && m->update->sequence < sequence &&
+		    (!last || m->update->sequence > last->sequence))
+			last = m->update;
+	}
+	return last;
+}
+
+/*
+ * Put over run's bytes what the updates give back that were applied after
+ * another one and go in this stop: the last goes first.
+ */
+static void given_back(struct ksplice_transaction *t, u64 after, unsigned long address, u8 *run, u64 n)
+{
+	struct ksplice_update *u;
+	struct ksplice_loaded *p;
+
+	for (u = last_before(t, U64_MAX); u && u->sequence > after; u = last_before(t, u->sequence)) {
+		list_for_each_entry(p, &u->parts, list)
 			give_back(p, address, run, n);
 	}
 }
 
-/* Does run have what the write begins with? */
-static bool check_write(struct ksplice_transaction *t, const struct ksplice_write *w, u32 op)
+typedef int (*visit_write)(struct ksplice_transaction *t, struct ksplice_member *m, struct ksplice_write *w);
+
+/* Visit all writes of a transaction, until a visit fails. */
+static int each_write(struct ksplice_transaction *t, visit_write visit)
 {
-	const u8 *want = op == KSPLICE_OP_APPLY ? w->old : w->new;
+	struct ksplice_member *m;
+	struct ksplice_loaded *p;
+	int err = 0;
+	u32 i;
+
+	ksplice_for_each_member(m, t) {
+		list_for_each_entry(p, &m->update->parts, list) {
+			for (i = 0; i < p->nr_writes && !err; i++)
+				err = visit(t, m, &p->writes[i]);
+		}
+	}
+	return err;
+}
+
+/* Will run have what the write begins with, when what goes before it is gone? */
+static int check_write(struct ksplice_transaction *t, struct ksplice_member *m, struct ksplice_write *w)
+{
+	bool apply = m->op == KSPLICE_OP_APPLY;
+	const u8 *want = apply ? w->old : w->new;
 	u8 run[SHOWN];
 	u64 at, n;
 
@@ -167,36 +203,23 @@ static bool check_write(struct ksplice_transaction *t, const struct ksplice_writ
 		n = min_t(u64, sizeof(run), w->length - at);
 		if (copy_from_kernel_nofault(run, (const void *)(w->address + at), n)) {
 			ksplice_fail(&t->result, KSPLICE_CHANGED, -EFAULT, w->address + at, "%s: cannot be read", w->name);
-			return false;
+			return -EFAULT;
 		}
-		if (op == KSPLICE_OP_APPLY)
-			given_back(t, w->address + at, run, n);
+		given_back(t, apply ? 0 : m->update->sequence, w->address + at, run, n);
 		if (!memcmp(run, want + at, n))
 			continue;
 		ksplice_fail(&t->result, KSPLICE_CHANGED, -EUCLEAN, w->address + at, "%s: has %*phN, expected %*phN%s",
 			     w->name, (int)n, run, (int)n, want + at,
-			     op == KSPLICE_OP_APPLY ? "" : "; somebody set it after the update did");
-		return false;
+			     apply ? "" : "; somebody set it after the update did");
+		return -EUCLEAN;
 	}
-	return true;
+	return 0;
 }
 
 /* Check all writes of a transaction; in the stop or outside. */
 bool ksplice_writes_check(struct ksplice_transaction *t)
 {
-	struct ksplice_member *m;
-	struct ksplice_loaded *p;
-	u32 i;
-
-	ksplice_for_each_member(m, t) {
-		list_for_each_entry(p, &m->update->parts, list) {
-			for (i = 0; i < p->nr_writes; i++) {
-				if (!check_write(t, &p->writes[i], m->op))
-					return false;
-			}
-		}
-	}
-	return true;
+	return !each_write(t, check_write);
 }
 
 /* What of q lies over something of p; NULL: nothing. */
@@ -236,9 +259,9 @@ struct ksplice_update *ksplice_writes_upper(struct ksplice_update *u, const char
 	return NULL;
 }
 
-static int map_write(struct ksplice_transaction *t, struct ksplice_update *u, struct ksplice_write *w)
+static int map_write(struct ksplice_transaction *t, struct ksplice_member *m, struct ksplice_write *w)
 {
-	if (!in_data(u, w)) {
+	if (!in_data(m->update, w)) {
 		ksplice_fail(&t->result, KSPLICE_INVALID, -EFAULT, w->address,
 			     "%s: is no data of the kernel or of a module that the update holds", w->name);
 		return -EFAULT;
@@ -255,35 +278,20 @@ static int map_write(struct ksplice_transaction *t, struct ksplice_update *u, st
 /* Map what will be written, which may be read-only. Before the stop; whatever comes of it, unmapping follows. */
 int ksplice_writes_map(struct ksplice_transaction *t)
 {
-	struct ksplice_member *m;
-	struct ksplice_loaded *p;
-	int err = 0;
-	u32 i;
+	return each_write(t, map_write);
+}
 
-	ksplice_for_each_member(m, t) {
-		list_for_each_entry(p, &m->update->parts, list) {
-			for (i = 0; i < p->nr_writes && !err; i++)
-				err = map_write(t, m->update, &p->writes[i]);
-		}
-	}
-	return err;
+static int unmap_write(struct ksplice_transaction *t, struct ksplice_member *m, struct ksplice_write *w)
+{
+	if (w->alias)
+		vunmap(w->mapping);
+	w->alias = NULL;
+	return 0;
 }
 
 void ksplice_writes_unmap(struct ksplice_transaction *t)
 {
-	struct ksplice_member *m;
-	struct ksplice_loaded *p;
-	u32 i;
-
-	ksplice_for_each_member(m, t) {
-		list_for_each_entry(p, &m->update->parts, list) {
-			for (i = 0; i < p->nr_writes; i++) {
-				if (p->writes[i].alias)
-					vunmap(p->writes[i].mapping);
-				p->writes[i].alias = NULL;
-			}
-		}
-	}
+	each_write(t, unmap_write);
 }
 
 /* A word at once: an NMI may look. */
@@ -299,18 +307,24 @@ static void put(const struct ksplice_write *w, const u8 *value)
 	WRITE_ONCE(*(u64 *)w->alias, word);
 }
 
-/* In the stop, after the check. What is undone comes before what is applied in its place. */
-void ksplice_writes_do(struct ksplice_transaction *t)
+static void put_all(struct ksplice_update *u, bool apply)
 {
 	struct ksplice_loaded *p;
-	u32 i, k;
+	u32 i;
 
-	for (i = t->nr_members; i--;) {
-		const struct ksplice_member *m = &t->members[i];
-
-		list_for_each_entry(p, &m->update->parts, list) {
-			for (k = 0; k < p->nr_writes; k++)
-				put(&p->writes[k], m->op == KSPLICE_OP_APPLY ? p->writes[k].new : p->writes[k].old);
-		}
+	list_for_each_entry(p, &u->parts, list) {
+		for (i = 0; i < p->nr_writes; i++)
+			put(&p->writes[i], apply ? p->writes[i].new : p->writes[i].old);
 	}
+}
+
+/* In the stop, after the check: what was applied last goes first, and what comes in its place after all of them. */
+void ksplice_writes_do(struct ksplice_transaction *t)
+{
+	struct ksplice_update *u;
+
+	for (u = last_before(t, U64_MAX); u; u = last_before(t, u->sequence))
+		put_all(u, false);
+	if (t->op == KSPLICE_OP_APPLY)
+		put_all(t->update, true);
 }

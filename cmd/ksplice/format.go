@@ -46,7 +46,6 @@ func size(n int64) string {
 	return fmt.Sprintf("%d KiB", (n+512)>>10)
 }
 
-// functionNames lists replaced functions, without the fragments that go with them.
 // changed says how much an update changes.
 func changed(functions, fields int) string {
 	switch {
@@ -58,6 +57,7 @@ func changed(functions, fields int) string {
 	return counted(functions, "function") + " and " + counted(fields, "field") + " of data"
 }
 
+// functionNames lists replaced functions, without the fragments that go with them.
 func functionNames(changes []engine.Change) string {
 	var names []string
 	for _, c := range changes {

@@ -68,7 +68,7 @@ func (in *Input) text(unit int, ref *arch.Ref) []byte {
 // datum returns the address of a datum of a unit, and its symbol in pre.
 func (in *Input) datum(part *update.Part, name string, unit int, symbol uint32) (uint64, *objfile.Symbol, error) {
 	all := in.Units[unit].File.Symbols
-	if uint64(symbol) >= uint64(len(all)) || all[symbol].Section == nil {
+	if uint64(symbol) >= uint64(len(all)) || all[symbol].Section == nil || all[symbol].Name == "" {
 		return 0, nil, &Error{part.Name, name, fmt.Sprintf("symbol %d of %s is no datum", symbol, in.Units[unit].Name)}
 	}
 	y := all[symbol]
@@ -185,8 +185,11 @@ func (in *Input) write(part *update.Part, w *update.Write) error {
 		} else if !ok {
 			err = fail("its old value is an address that nothing proves")
 		}
-		if err != nil || w.Size != addressSize {
+		if err != nil {
 			return err
+		}
+		if w.Size != addressSize {
+			return fail("it has %d bytes, and the pre object has an address there", w.Size)
 		}
 		binary.LittleEndian.PutUint64(want, v)
 	}

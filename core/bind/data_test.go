@@ -21,7 +21,7 @@ const (
 )
 
 // opsWorld is a world with a datum ops that no code names: a string, the function f, another datum with f's address, a number.
-func opsWorld(t *testing.T) (w *world, ops uint32) {
+func opsWorld(t testing.TB) (w *world, ops uint32) {
 	w = newWorld(t)
 	w.unit.Words(".rodata.fops", "fops", elf.STB_LOCAL, matchtest.Ref{Symbol: "f"})
 	ops = w.unit.Words(".data.ops", "ops", elf.STB_LOCAL,

@@ -15,6 +15,7 @@ func FuzzPart(f *testing.F) {
 		`{"name":"p","target":"vmlinux","slots":[{"kind":"symbol","name":"count","symbol":1},{"kind":"code","name":"f","symbol":3},{"kind":"field","name":".rodata.str","function":3,"at":24}]}`,
 		`{"name":"p","target":"mod_a","slots":[{"kind":"key","name":"jiffies","symbol":2},{"kind":"const","name":"x","unit":-1},{"kind":"symbol","name":"f","symbol":3,"address_taken":true}]}`,
 		`{"name":"p","target":"vmlinux","globals":["g"],"functions":[{"name":"f","symbol":3,"size":32,"redirect":{"Kind":"jump","Window":{"Offset":4,"Length":5}}}]}`,
+		`{"name":"p","target":"vmlinux","writes":[{"name":"ops.peek","symbol":6,"offset":8,"size":8},{"name":"ops.number","symbol":6,"offset":24,"size":4}],"slots":[{"kind":"pointer","name":"ops.name","symbol":6}]}`,
 	} {
 		f.Add([]byte(text))
 	}
@@ -25,12 +26,13 @@ func FuzzPart(f *testing.F) {
 		}
 		// What is left out here, reading an update refuses (core/update: check).
 		if slices.ContainsFunc(p.Functions, func(x update.Function) bool { return x.Unit != 0 }) ||
+			slices.ContainsFunc(p.Writes, func(x update.Write) bool { return x.Unit != 0 }) ||
 			slices.ContainsFunc(p.Slots, func(s update.Slot) bool {
-				return s.Unit < -1 || s.Unit > 0 || s.Unit < 0 && (s.Kind == update.SlotCode || s.Kind == update.SlotField)
+				return s.Unit < -1 || s.Unit > 0 || s.Unit < 0 && (s.Kind == update.SlotCode || s.Kind == update.SlotField || s.Kind == update.SlotPointer)
 			}) {
 			return
 		}
-		w := newWorld(t)
+		w, _ := opsWorld(t)
 		s, err := match.Run(t.Context(), w.Kernel(true), w, w.Units())
 		if err != nil {
 			t.Fatal(err)

@@ -62,14 +62,11 @@ func (r *run) initialisers() ([]*initialiser, error) {
 			n := &initialiser{unit: u, datum: &u.result.Data[i]}
 			n.item = transform.Item{ID: "initialiser:" + u.where() + ":" + f.Where, Kind: transform.ItemInitialiser, Unit: u.Object, Name: f.Where, Detail: f.Reason}
 			n.item.Pre, n.item.Post = u.result.Initial(n.datum)
-			fields, ok, err := semantic.Fields(u.pre.object.Path, n.datum.Pre.Name, n.datum.Bytes)
+			fields, _, err := semantic.Fields(u.pre.object.Path, n.datum.Pre.Name, n.datum.Bytes)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", u.Object, err)
 			}
 			for _, x := range fields {
-				if !ok {
-					break // without all of them the change is not described
-				}
 				field := transform.Field{Name: x.Name, Type: x.Type, Within: x.Within, Offset: x.Offset, Size: x.Size}
 				field.PreAddress, field.PostAddress = u.result.Addresses(n.datum, x.Offset)
 				n.item.Fields = append(n.item.Fields, field)

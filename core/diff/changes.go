@@ -186,7 +186,7 @@ func (r *Result) datum(a, b *item, used bool) {
 			from, to = c.Bytes[0], c.Bytes[n-1]+1
 		}
 		r.refuseState(c.Name, fmt.Sprintf("changed initialiser of live data, bytes %#x to %#x: %s: the running kernel's datum was initialised long ago",
-			from, to, why), "set the new value in a hook, or leave the initialiser as it is")
+			from, to, why), "leave the initialiser as it is, or have a transform plugin carry it")
 		r.Refusals[len(r.Refusals)-1].Initialiser = rewritable(a, b)
 	}
 }

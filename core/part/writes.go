@@ -24,10 +24,10 @@ type value struct {
 
 // write is one struct ksplice_datum_write; address is the slot of the datum.
 type write struct {
-	name           string
-	address        int
-	offset         uint64
-	before, behind value
+	name          string
+	address       int
+	offset        uint64
+	before, after value
 }
 
 // writes lists the values that data of run get.
@@ -36,7 +36,7 @@ func (x *unitBuilder) writes() error {
 		w := &x.in.Closure.Writes[i]
 		datum := update.Slot{Kind: update.SlotSymbol, Name: w.Datum.Name, Unit: x.in.Index, Symbol: uint32(w.Datum.Index)}
 		n := write{name: w.Name, address: x.b.slot(datum, w.Datum.Bind != elf.STB_LOCAL), offset: w.Offset,
-			before: value{bytes: w.Old}, behind: value{bytes: w.New}}
+			before: value{bytes: w.Old}, after: value{bytes: w.New}}
 		switch {
 		case w.OldText != nil:
 			text := update.Slot{Kind: update.SlotPointer, Name: w.Name, Unit: x.in.Index, Symbol: uint32(w.Datum.Index), At: w.Offset}
@@ -49,10 +49,10 @@ func (x *unitBuilder) writes() error {
 			if !ok {
 				return fmt.Errorf("%s: its new value leads to something in %s that is not extracted", w.Name, t.Piece.Section.Name)
 			}
-			n.behind.symbol, n.behind.addend = fmt.Sprintf("ksplice_data_%04x", len(x.b.writes)), t.Addend
-			x.out.AddSymbol(&objfile.Symbol{Name: n.behind.symbol, Value: p.offset, Bind: elf.STB_GLOBAL, Section: p.section})
+			n.after.symbol, n.after.addend = fmt.Sprintf("ksplice_data_%04x", len(x.b.writes)), t.Addend
+			x.out.AddSymbol(&objfile.Symbol{Name: n.after.symbol, Value: p.offset, Bind: elf.STB_GLOBAL, Section: p.section})
 		} else if t != nil {
-			x.address(&n.behind, t)
+			x.address(&n.after, t)
 		}
 		x.b.writes = append(x.b.writes, n)
 		x.b.out.Writes = append(x.b.out.Writes, update.Write{Name: w.Name, Unit: x.in.Index, Symbol: uint32(w.Datum.Index), Offset: w.Offset, Size: w.Size})
@@ -75,7 +75,7 @@ func (d *describer) write(at uint64, w *write) {
 	d.point(at, d.text(w.name))
 	d.pointToAdd(at+8, slotName(w.address), int64(w.offset))
 	d.put64(at+writeLengthAt, uint64(len(w.before.bytes)))
-	for i, v := range []*value{&w.before, &w.behind} {
+	for i, v := range []*value{&w.before, &w.after} {
 		d.align()
 		to := d.append(v.bytes)
 		d.point(at+writeOldAt+8*uint64(i), to)

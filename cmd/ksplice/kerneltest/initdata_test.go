@@ -23,6 +23,9 @@ func initdataHunks(seconds int) string {
 		edit("fs/debugfs/inode.c", " static bool debugfs_registered;\n-static unsigned int debugfs_allow __ro_after_init = DEFAULT_DEBUGFS_ALLOW_BITS;\n+static unsigned int debugfs_allow __ro_after_init = DEBUGFS_ALLOW_MOUNT;\n \n")
 }
 
+// otherHunk is for one of the same files, and none of the same fields.
+var otherHunk = edit("fs/ramfs/inode.c", " \t.kill_sb\t= ramfs_kill_sb,\n-\t.fs_flags\t= FS_USERNS_MOUNT,\n+\t.fs_flags\t= FS_USERNS_MOUNT | FS_DISALLOW_NOTIFY_PERM,\n };\n")
+
 // plugHunk is for a module alone: of its functions none changes.
 var plugHunk = edit("net/sched/sch_plug.c", " \t.dequeue     =       plug_dequeue,\n-\t.peek        =       qdisc_peek_dequeued,\n+\t.peek        =       qdisc_peek_head,\n \t.init        =       plug_init,\n")
 
@@ -32,11 +35,15 @@ func TestInitdata(t *testing.T) {
 		l := prepare(t, series)
 		file := l.create(t, "initdata", []byte(initdataHunks(7)))
 		all := l.create(t, "initdata-all", []byte(initdataHunks(8)))
-		on := l.create(t, "initdata-on", []byte(strings.ReplaceAll(rateHunk(9), "-DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 5", "-DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 7")),
-			"--on", filepath.Join(l.share, "initdata.ksplice"))
+		low := l.create(t, "initdata-low", []byte(rateHunk(7)))
+		upper := []byte(strings.ReplaceAll(rateHunk(9), "-DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 5", "-DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 7"))
+		on := l.create(t, "initdata-on", upper, "--on", filepath.Join(l.share, "initdata.ksplice"))
+		up := l.create(t, "initdata-up", upper, "--on", filepath.Join(l.share, "initdata-low.ksplice"))
+		other := l.create(t, "initdata-other", []byte(otherHunk))
 		plug := l.create(t, "initdata-plug", []byte(plugHunk))
 		l.boot(t, vmtest.Options{})
 		l.initdata(t, file, all, on)
+		l.initdataStack(t, low, up, other)
 		l.initdataModule(t, plug)
 	})
 }
@@ -119,6 +126,20 @@ func (l *lab) initdata(t *testing.T, file, all, on string) {
 	l.undo(t, l.id(t, all))
 	l.old(t)
 	same()
+	l.clean(t)
+}
+
+// initdataStack has two updates, of which one set a field after the other, go in one stop for a third that leaves the field alone: it gets
+// the value that it had before both.
+func (l *lab) initdataStack(t *testing.T, low, up, other string) {
+	l.apply(t, low)
+	l.apply(t, up)
+	l.rate(t, "9")
+	l.must(t, exitOK, "applied", "apply", "--attempts", "100", "--replace", l.id(t, low), "--replace", l.id(t, up), other)
+	l.rate(t, "5")
+	l.must(t, exitOK, "ramfs_fs_type.fs_flags", "status")
+	l.undo(t, l.id(t, other))
+	l.old(t)
 	l.clean(t)
 }
 
