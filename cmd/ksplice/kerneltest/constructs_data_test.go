@@ -66,6 +66,21 @@ func (l *lab) construct(t testing.TB, name string, args ...string) string {
 	return file
 }
 
+// replaced names the functions that an update replaces.
+func (l *lab) replaced(t testing.TB, file string) (names []string) {
+	t.Helper()
+	u, err := update.ReadFile(filepath.Join(l.share, filepath.Base(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range u.Manifest.Parts {
+		for _, f := range p.Functions {
+			names = append(names, f.Name)
+		}
+	}
+	return names
+}
+
 // read returns what a file of the guest has.
 func (l *lab) read(t testing.TB, file string) string {
 	t.Helper()

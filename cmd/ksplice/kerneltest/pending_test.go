@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,8 +23,8 @@ func (l *lab) compileUser(t testing.TB) {
 	}
 }
 
-// pending replaces system calls, a weak function, and functions whose addresses the kernel holds while apply and undo go on: of timers, of
-// delayed work, which compares its own, and of sleeps that a signal interrupted.
+// pending replaces system calls, a weak function, the clones of which gcc has three kinds, and functions whose addresses the kernel holds while
+// apply and undo go on: of timers, of work items, of delayed work, which compares its own, and of sleeps that a signal interrupted.
 func (l *lab) pending(t *testing.T, file string) {
 	same := l.saveText(t)
 	calls := func(want string) {
@@ -38,10 +39,17 @@ func (l *lab) pending(t *testing.T, file string) {
 			t.Errorf("the log has %q %d times, want %d", words, got, want)
 		}
 	}
-	calls("0 18 -14 -14")
+	names := l.replaced(t, file)
+	for _, clone := range []string{".isra.0", ".constprop.0", ".part.0"} {
+		if !slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, clone) }) {
+			t.Errorf("the update replaces %q, none of which is a clone %s", names, clone)
+		}
+	}
+	const flushed = "statistics are flushed"
+	calls("0 18 -14 -14 0 16")
 	timer, asleep := l.timer(t), l.stopped(t)
 	l.must(t, exitOK, "applied", "apply", "--freeze", "--attempts", "300", file)
-	calls("-33 -33 -14 -33")
+	calls("-33 -33 -14 -33 7 17")
 	l.comes(t, timer, 2)
 	asleep.goes(t)
 	says("sleep is woken", 0)
@@ -53,11 +61,25 @@ func (l *lab) pending(t *testing.T, file string) {
 		}
 		poll(t, words, func() bool { return l.MustRun(t, guestUser, "do", "log", words) == words+"\n" })
 	}
+	says("attributes are applied", 0)
+	l.MustRun(t, "sh", "-c", "echo 1 > /sys/devices/virtual/workqueue/writeback/nice")
+	says("attributes are applied", 1)
+	// The item that was queued before, and the one that the replacement queued.
+	poll(t, "work items", func() bool { return strings.Count(l.MustRun(t, guestUser, "do", "log", flushed), flushed) > 1 })
 
 	asleep = l.stopped(t)
 	says("sleep is woken", 1)
 	l.must(t, exitOK, "undone", "undo", "--freeze", "--attempts", "300", l.id(t, file))
-	calls("0 18 -14 -14")
+	calls("0 18 -14 -14 0 16")
+	l.MustRun(t, "sh", "-c", "echo 0 > /sys/devices/virtual/workqueue/writeback/nice")
+	says("attributes are applied", 1)
+	count := strings.Count(l.MustRun(t, guestUser, "do", "log", flushed), flushed)
+	l.MustRun(t, "sh", "-c", "echo 1 > "+tracefs+"/events/workqueue/workqueue_execute_start/enable")
+	poll(t, "the work item of the replacement", func() bool {
+		return strings.Contains(l.MustRun(t, "cat", tracefs+"/trace"), "function flush_memcg_stats_dwork")
+	})
+	l.MustRun(t, "sh", "-c", "echo 0 > "+tracefs+"/events/workqueue/workqueue_execute_start/enable; echo > "+tracefs+"/trace")
+	says(flushed, count)
 	l.comes(t, timer, 1)
 	asleep.goes(t)
 	says("sleep goes on sleeping", 1)

@@ -1,15 +1,18 @@
 // What programs see of the patch "pending". Modes:
-//   calls   system calls of both kinds, natively and through the gate of 32-bit programs
+//   calls   system calls of both kinds, natively and through the gate of 32-bit programs, and what two of their functions' clones fill in
 //   timer   a timer that is due in an hour of the machine's clock, and how often it says that it came
+#define _GNU_SOURCE
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/msg.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
-#include <errno.h>
 
 // Numbers of arch/x86/entry/syscalls/syscall_32.tbl.
 enum { umask32 = 60, sysinfo32 = 116 };
@@ -30,12 +33,18 @@ static long native(long number, long argument)
 int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "calls")) {
+		struct msginfo queues;
+		struct sysinfo machine;
+
 		umask(022);
 		printf("%ld ", native(SYS_umask, 0x5ca1e));
 		umask(022);
 		printf("%ld ", gate(umask32, 0x5ca1e));
 		printf("%ld ", native(SYS_sysinfo, 0));
-		printf("%ld\n", gate(sysinfo32, 0));
+		printf("%ld ", gate(sysinfo32, 0));
+		if (sysinfo(&machine) || msgctl(0, IPC_INFO, (struct msqid_ds *)&queues) < 0)
+			return 1;
+		printf("%u %d\n", machine.pad, queues.msgssz);
 		return 0;
 	}
 	if (argc == 2 && !strcmp(argv[1], "timer")) {
