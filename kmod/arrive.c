@@ -420,10 +420,86 @@ static void close_gate(const struct module *mod)
 	}
 }
 
+/* Does a part's table name a key that lies in mod, or in its init alone? The loader reads it when the part goes. */
+static bool names_keys_of(const struct module *part, const struct module *mod,
+			  bool (*within)(unsigned long address, const struct module *mod))
+{
+	unsigned int i;
+
+#ifdef CONFIG_JUMP_LABEL
+	for (i = 0; i < part->num_jump_entries; i++) {
+		if (within((unsigned long)jump_entry_key(&part->jump_entries[i]), mod))
+			return true;
+	}
+#endif
+#ifdef CONFIG_HAVE_STATIC_CALL_INLINE
+	for (i = 0; i < part->num_static_call_sites; i++) {
+		const struct static_call_site *s = &part->static_call_sites[i];
+
+		if (within(((unsigned long)&s->key + s->key) & ~STATIC_CALL_SITE_FLAGS, mod))
+			return true;
+	}
+#endif
+	return false;
+}
+
+/* What an update replaced of a module's init goes with that. Under ksplice_lock. */
+static void forget_init(struct ksplice_update *u, const struct module *mod)
+{
+	struct ksplice_loaded *p;
+
+	if (!ksplice_forget_init(u, mod))
+		return;
+	list_for_each_entry(p, &u->parts, list) {
+		if (names_keys_of(p->mod, mod, within_module_init))
+			u->stays = true;
+	}
+	if (ksplice_write_changes(u))
+		pr_err("update %s: no memory to tell that init of module %s is over: its functions stay in the list\n",
+		       u->id, mod->name);
+}
+
+/*
+ * The module's init has run, and its memory goes (kernel/module/main.c:
+ * do_init_module). Who writes there must be done first: an undo that comes this
+ * very moment gives up.
+ */
+static void init_over(const struct module *mod)
+{
+	struct ksplice_transaction *t;
+	struct ksplice_update *u;
+	struct ksplice_member *m;
+	bool busy;
+
+	for (;;) {
+		busy = false;
+		mutex_lock(&ksplice_lock);
+		t = ksplice_open;
+		if (t && t->committing) {
+			ksplice_for_each_member(m, t)
+				busy |= ksplice_holds(m->update, mod);
+		}
+		if (busy) {
+			WRITE_ONCE(t->abort, true);
+			wake_up_all(&t->wait);
+		} else {
+			list_for_each_entry(u, &ksplice_updates, list) {
+				if (ksplice_holds(u, mod))
+					forget_init(u, mod);
+			}
+		}
+		mutex_unlock(&ksplice_lock);
+		if (!busy)
+			return;
+		msleep(SETTLE_MS);
+	}
+}
+
 void ksplice_module_live(struct module *mod)
 {
 	struct armed *a;
 
+	init_over(mod);
 	mutex_lock(&ksplice_lock);
 	close_gate(mod);
 	list_for_each_entry(a, &all_armed, list) {
@@ -434,28 +510,6 @@ void ksplice_module_live(struct module *mod)
 			start_helper(a);
 	}
 	mutex_unlock(&ksplice_lock);
-}
-
-/* Does a part's table name a key that lies in mod? The loader reads it when the part goes. */
-static bool names_keys_of(const struct module *part, const struct module *mod)
-{
-	unsigned int i;
-
-#ifdef CONFIG_JUMP_LABEL
-	for (i = 0; i < part->num_jump_entries; i++) {
-		if (within_module((unsigned long)jump_entry_key(&part->jump_entries[i]), mod))
-			return true;
-	}
-#endif
-#ifdef CONFIG_HAVE_STATIC_CALL_INLINE
-	for (i = 0; i < part->num_static_call_sites; i++) {
-		const struct static_call_site *s = &part->static_call_sites[i];
-
-		if (within_module(((unsigned long)&s->key + s->key) & ~STATIC_CALL_SITE_FLAGS, mod))
-			return true;
-	}
-#endif
-	return false;
 }
 
 /*
@@ -473,7 +527,7 @@ static void target_gone(struct ksplice_update *u, struct module *mod)
 	list_for_each_entry(f, &u->functions, node)
 		ksplice_ftrace_remove(f);
 	list_for_each_entry(p, &u->parts, list) {
-		if (names_keys_of(p->mod, mod)) {
+		if (names_keys_of(p->mod, mod, within_module)) {
 			u->stays = true;
 			p->held = p->held || try_module_get(p->mod);
 		} else if (p->held) {

@@ -49,6 +49,21 @@ static inline struct ksplice_region ksplice_module_text(const struct module *mod
 	return r;
 }
 
+/* The code of a module's init; gone, and size 0, some time after it has run (kernel/module/main.c:do_init_module). */
+static inline struct ksplice_region ksplice_module_init_text(const struct module *mod)
+{
+	struct ksplice_region r;
+
+#ifdef for_class_mod_mem_type
+	r.start = (unsigned long)mod->mem[MOD_INIT_TEXT].base;
+	r.size = mod->mem[MOD_INIT_TEXT].size;
+#else
+	r.start = (unsigned long)mod->init_layout.base;
+	r.size = mod->init_layout.text_size;
+#endif
+	return r;
+}
+
 /* What a module may write to for all its life. */
 static inline struct ksplice_region ksplice_module_data(const struct module *mod)
 {

@@ -276,6 +276,7 @@ bool ksplice_forget_held(struct ksplice_update *u, const struct module *mod);
 struct ksplice_loaded *ksplice_part_at(unsigned long address);
 bool ksplice_replaces(unsigned long code, unsigned long address);
 bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned long size);
+u32 ksplice_forget_init(struct ksplice_update *u, const struct module *mod);
 void ksplice_free_loaded(struct ksplice_loaded *p);
 
 /* part.c */

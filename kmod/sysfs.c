@@ -272,7 +272,7 @@ static size_t write_line(char *text, size_t size, const struct ksplice_write *w,
 	return n;
 }
 
-/* Write the lines of "changes", once, before the commit. */
+/* Write the lines of "changes": before the commit, and when some of what it changed is gone. */
 int ksplice_write_changes(struct ksplice_update *u)
 {
 	static const char * const kinds[] = {

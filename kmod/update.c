@@ -198,18 +198,38 @@ bool ksplice_replaces(unsigned long code, unsigned long address)
 	return false;
 }
 
-/* Is this the text of a module that the update holds? */
+static bool within(struct ksplice_region r, unsigned long address, unsigned long size)
+{
+	return address - r.start < r.size && size <= r.size - (address - r.start);
+}
+
+/* Is this the text of a module that the update holds? Of its init only while that waits for the update. */
 bool ksplice_in_held(struct ksplice_update *u, unsigned long address, unsigned long size)
 {
 	struct ksplice_held *h;
 
 	list_for_each_entry(h, &u->held, list) {
-		struct ksplice_region r = ksplice_module_text(h->mod);
-
-		if (address - r.start < r.size && size <= r.size - (address - r.start))
+		if (within(ksplice_module_text(h->mod), address, size) ||
+		    (ksplice_waits(u, h->mod) && within(ksplice_module_init_text(h->mod), address, size)))
 			return true;
 	}
 	return false;
+}
+
+/* The functions of a module's init go with it: they are not the update's any more. Returns how many those were. */
+u32 ksplice_forget_init(struct ksplice_update *u, const struct module *mod)
+{
+	struct ksplice_function *f, *next;
+	u32 n = 0;
+
+	list_for_each_entry_safe(f, next, &u->functions, node) {
+		if (!within(ksplice_module_init_text(mod), f->address, 1))
+			continue;
+		ksplice_ftrace_remove(f);
+		list_del_init(&f->node);
+		n++;
+	}
+	return n;
 }
 
 void ksplice_free_loaded(struct ksplice_loaded *p)

@@ -297,7 +297,7 @@ status show; its beginning is enough. An update on which another one stands cann
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if r.Functions+r.Sets > 0 {
+				if r.Pause > 0 { // the functions of a module's init have gone before
 					fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, changed(r.Functions, r.Sets), milliseconds(r.Pause))
 				}
 				for _, m := range r.Disarmed {

@@ -127,7 +127,11 @@ func extractTo(dir string, u *update.Update) ([]string, error) {
 }
 
 func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {
-	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, p.Target, size(p.Size))
+	target := p.Target
+	if p.Init {
+		target += " before its init"
+	}
+	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, target, size(p.Size))
 	for _, f := range p.Functions {
 		kind := string(f.Redirect.Kind)
 		if f.Fragment {

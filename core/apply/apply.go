@@ -90,6 +90,7 @@ type session struct {
 	// through are updates whose redirects are looked through, coming a module whose init waits for us.
 	through []string
 	coming  string
+	init    bool // its init counts
 	report  Report
 	start   time.Time
 	stuck   bool // parts of a failed attempt could not be unloaded
@@ -150,6 +151,9 @@ func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	s.choose(k)
+	if err := s.tooLate(); err != nil {
+		return nil, err
+	}
 	in, err := s.match(ctx, k)
 	if err != nil {
 		return nil, err
@@ -200,13 +204,40 @@ func (s *session) choose(k *kernel.Kernel) {
 		_, ok := k.Modules[module]
 		return ok || module == "vmlinux" || module == ""
 	}
-	s.m = choose(&s.u.Manifest, loaded, func(p *update.Part) bool { return loaded(p.Target) })
+	s.m = choose(&s.u.Manifest, loaded, func(p *update.Part) bool { return loaded(p.Target) && !p.Init })
 	s.report.Armed = nil
 	for _, p := range s.u.Manifest.Parts {
-		if !loaded(p.Target) {
+		if !loaded(p.Target) && !slices.Contains(s.report.Armed, p.Target) {
 			s.report.Armed = append(s.report.Armed, p.Target)
 		}
 	}
+}
+
+// InitError says that a module gets nothing of an update, as all that changes for it is its init.
+type InitError struct {
+	Module string
+	// Why says what is wrong with that, and what to do.
+	Why string
+}
+
+// Error implements error.
+func (e *InitError) Error() string {
+	return fmt.Sprintf("all that the update changes of module %s is its init, %s", e.Module, e.Why)
+}
+
+// tooLate refuses an update of which a module gets nothing: its init has run, or would not wait.
+func (s *session) tooLate() error {
+	for _, p := range s.u.Manifest.Parts {
+		other := slices.ContainsFunc(s.u.Manifest.Parts, func(o update.Part) bool { return o.Target == p.Target && !o.Init })
+		switch armed := slices.Contains(s.report.Armed, p.Target); {
+		case !p.Init || other:
+		case !armed:
+			return &InitError{p.Target, "which has run: unload the module, apply the update with --before-init, and load it again"}
+		case s.opts.When == engine.WhenLive:
+			return &InitError{p.Target, "which waits for it with --before-init only"}
+		}
+	}
+	return nil
 }
 
 // match identifies the kernel, and matches all units.
@@ -218,6 +249,9 @@ func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, err
 	units, err := units(ctx, s.m, s.u.Files, s.opts.Arch, s.dir)
 	if err != nil {
 		return nil, err
+	}
+	for _, u := range units {
+		u.Init = s.init && u.Module == s.coming
 	}
 	s.stage("match")
 	sol, err := match.Run(ctx, k, s.opts.Arch, units)
@@ -299,6 +333,9 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	s.choose(k)
+	if err := s.tooLate(); err != nil {
+		return nil, err
+	}
 	if err := kept.Default().SaveManifest(&u.Manifest); err != nil {
 		return nil, err
 	}

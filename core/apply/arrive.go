@@ -116,6 +116,7 @@ func arrive(ctx context.Context, u *update.Update, module string, opts Options) 
 	s.through = []string{u.Manifest.ID}
 	if !list[i].Live {
 		s.coming = module
+		s.init = slices.ContainsFunc(u.Manifest.Parts, func(p update.Part) bool { return p.Target == module && p.Init })
 	}
 	s.stage("clear")
 	if err := clearUp(ctx, opts.Log, u.Manifest.ID); err != nil {
@@ -137,7 +138,10 @@ func arrive(ctx context.Context, u *update.Update, module string, opts Options) 
 	s.m = choose(&u.Manifest, func(m string) bool {
 		_, ok := k.Modules[m]
 		return ok || m == ""
-	}, func(p *update.Part) bool { return p.Target == module })
+	}, func(p *update.Part) bool { return p.Target == module && p.Init == s.init })
+	if len(s.m.Parts) == 0 {
+		return nil, &InitError{module, "which did not wait for it"}
+	}
 	if err := s.try(ctx); err != nil {
 		return nil, err
 	}

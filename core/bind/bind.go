@@ -129,6 +129,9 @@ func (in *Input) slot(part *update.Part, s *update.Slot) (uint64, error) {
 		if err != nil || in.KeyCopy == nil || !in.Kernel.ReadOnlyAfterInit(v) {
 			return v, err
 		}
+		if m := in.owner(v); m != "" && m == in.Kernel.Coming {
+			return fail("its key is read-only once the init of module %s has run, which may turn it before that: a copy would miss it", m)
+		}
 		copied, err := in.KeyCopy(v)
 		if err != nil {
 			return fail("its key is read-only after init and cannot be copied: %v", err)

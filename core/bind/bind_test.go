@@ -236,6 +236,13 @@ func TestKeys(t *testing.T) {
 	if b, err = w.bind(t, part); err != nil || b.Values[0] != 0xffffffffc0200000 || w.keysSeen != 2 {
 		t.Errorf("read-only: %+v, %v, %d copies", b, err, w.keysSeen)
 	}
+	// Not so while the module's init may turn it.
+	w.Modules["mod_b"] = kernel.Module{Name: "mod_b", Base: data, Size: 0x100, Ranges: []kernel.Range{{Start: data, End: data + 0x100}}}
+	w.Coming = "mod_b"
+	_, err = w.bind(t, part)
+	refused(t, err, "the init of module mod_b", "may turn it")
+	delete(w.Modules, "mod_b")
+	w.Coming = ""
 	// A dry run copies nothing.
 	s, err := match.Run(t.Context(), w.Kernel(true), w, w.Units())
 	if err != nil {

@@ -1,12 +1,15 @@
 package create
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/diff"
@@ -44,22 +47,31 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	r.report.ID = m.ID
 	m.Claims = r.claims
 
-	targets := map[string][]int{} // indices in units
+	type made struct {
+		target string
+		init   bool
+	}
+	targets := map[made][]int{} // indices in units
 	for i, x := range units {
 		name := path.Join("pre", x.file())
 		u.Files[name] = x.pre.bytes
 		m.Units = append(m.Units, update.Unit{Source: x.Source, Object: x.Object, Module: x.Module, Pre: name, SHA256: update.Digest(x.pre.bytes)})
-		if x.differs() {
-			targets[x.target()] = append(targets[x.target()], i)
+		if t := (made{x.target(), false}); x.differs(false) {
+			targets[t] = append(targets[t], i)
+		}
+		if t := (made{x.target(), true}); x.init != nil && x.differs(true) {
+			targets[t] = append(targets[t], i)
 		}
 	}
-	names := make([]string, 0, len(targets))
-	for t := range targets {
-		names = append(names, t)
-	}
-	sort.Strings(names)
-	for _, t := range names {
-		p, ko, err := r.part(ctx, m, t, units, targets[t])
+	order := slices.SortedFunc(maps.Keys(targets), func(a, b made) int {
+		return cmp.Or(strings.Compare(a.target, b.target), cmp.Compare(fmt.Sprint(a.init), fmt.Sprint(b.init)))
+	})
+	for _, t := range order {
+		p, ko, err := r.part(ctx, m, t.target, t.init, units, targets[t])
+		if refused := (*RefusedError)(nil); t.init && len(order) > 1 && errors.As(err, &refused) {
+			r.note(fmt.Sprintf("the init of module %s changes, and no part can carry that: %s", t.target, refused.Reasons[0].Text))
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -78,22 +90,24 @@ func (r *run) kept() []*unit {
 	}
 	var out []*unit
 	for _, u := range r.units {
-		if u.differs() || asked[u.Source] || len(u.result.Exposed()) > 0 {
+		if u.differs(false) || u.differs(true) || asked[u.Source] || len(u.result.Exposed()) > 0 {
 			out = append(out, u)
 		}
 	}
 	return out
 }
 
-func (u *unit) differs() bool { return u.result.Defines() }
-
-// part makes one part.
-func (r *run) part(ctx context.Context, m *update.Manifest, target string, units []*unit, which []int) (*update.Part, []byte, error) {
+// part makes one part. init says that it is for before the init of its module.
+func (r *run) part(ctx context.Context, m *update.Manifest, target string, init bool, units []*unit, which []int) (*update.Part, []byte, error) {
 	in := part.Input{ID: m.ID, Target: target, Name: engine.PartName(m.ID, target), Description: m.Description, MaxSlots: maxSlots}
+	if init {
+		in.Name = engine.InitPartName(m.ID, target)
+	}
 	for _, i := range which {
 		x := units[i]
-		input := part.UnitInput{Unit: x.Unit, Index: i, Pre: x.pre.diff, Post: x.post.diff, Result: x.result}
-		closure, err := x.result.Closure()
+		result := x.comparison(init)
+		input := part.UnitInput{Unit: x.Unit, Index: i, Pre: x.pre.diff, Post: x.post.diff, Result: result}
+		closure, err := result.Closure()
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", x.Object, err)
 		}
@@ -101,14 +115,14 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 		if input.Fixup, err = r.fixup(ctx, x, closure); err != nil {
 			return nil, nil, err
 		}
-		if input.Redirects, err = r.redirects(ctx, x); err != nil {
+		if input.Redirects, err = r.redirects(ctx, x, result); err != nil {
 			return nil, nil, err
 		}
 		in.Units = append(in.Units, input)
 	}
 	for i, x := range units {
-		if !x.differs() && x.target() == target {
-			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff, Result: x.result})
+		if !x.differs(init) && x.target() == target {
+			in.Others = append(in.Others, part.OtherUnit{Index: i, Pre: x.pre.diff, Result: x.comparison(init)})
 		}
 	}
 	out, err := part.Build(&in)
@@ -145,7 +159,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, units
 	if err := part.Place(out.Data, ko, posts); err != nil {
 		return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
 	}
-	return &update.Part{Target: target, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
+	return &update.Part{Target: target, Init: init, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
 		Functions: out.Functions, Writes: out.Writes, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
 }
 
@@ -167,10 +181,10 @@ func (r *run) fixup(ctx context.Context, u *unit, c *diff.Closure) (*arch.FixupR
 }
 
 // redirects asks how each changed function can be redirected.
-func (r *run) redirects(ctx context.Context, u *unit) (map[uint32]arch.Redirect, error) {
+func (r *run) redirects(ctx context.Context, u *unit, result *diff.Result) (map[uint32]arch.Redirect, error) {
 	req := &arch.RedirectRequest{Target: r.archTarget(u.Module != ""), Object: u.pre.stripped}
 	var names []string
-	for _, f := range u.result.Functions {
+	for _, f := range result.Functions {
 		if f.Kind == diff.Changed {
 			req.Functions = append(req.Functions, uint32(f.Pre.Index))
 			names = append(names, f.Name)

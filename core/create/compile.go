@@ -27,6 +27,7 @@ type unit struct {
 	backend.Unit
 	pre, post *side
 	result    *diff.Result
+	init      *diff.Result // with the code and data of its module's init; nil where the update has no part for before that
 }
 
 // side is a unit before or after the patch.
@@ -277,6 +278,9 @@ func (r *run) compare(ctx context.Context) error {
 		u.result = res
 		compared = append(compared, diff.Unit{Object: u.Object, Module: u.Module, Result: res})
 	}
+	if err := r.inits(); err != nil {
+		return err
+	}
 	refused("", diff.Moved(compared))
 	if err := r.locals(ctx, open); err != nil {
 		return err
@@ -284,6 +288,7 @@ func (r *run) compare(ctx context.Context) error {
 	if err := r.transform(ctx); err != nil {
 		return err
 	}
+	r.settleInits()
 	for _, u := range r.units {
 		res := u.result
 		refused(u.Object+": ", res.Refusals)
@@ -303,11 +308,11 @@ func (r *run) compare(ctx context.Context) error {
 		for _, n := range res.Notes {
 			r.report.Notes = append(r.report.Notes, u.Object+": "+n)
 		}
-		c.Sets = res.Sets()
-		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved)+len(c.Sets) == 0 {
+		c.Sets, c.Init = res.Sets(), u.initFunctions()
+		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved)+len(c.Sets)+len(c.Init) == 0 {
 			continue
 		}
-		changed = changed || len(c.Functions)+len(c.Sets) > 0
+		changed = changed || len(c.Functions)+len(c.Sets)+len(c.Init) > 0
 		added, removed = append(added, c.New...), append(removed, c.Removed...)
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
@@ -364,6 +369,9 @@ func sayChanged(c *Changed) string {
 	}
 	if len(c.Sets) > 0 {
 		text += " sets: " + strings.Join(c.Sets, " ")
+	}
+	if len(c.Init) > 0 {
+		text += " before init: " + strings.Join(c.Init, " ")
 	}
 	if c.Module != "" {
 		text += "     module " + c.Module

@@ -91,6 +91,8 @@ type Changed struct {
 	Moved []string `json:"moved,omitempty"`
 	// Sets are fields of existing data that get another value.
 	Sets []string `json:"sets,omitempty"`
+	// Init are functions of the module's init: they are replaced where the module comes, and its init waits for the update.
+	Init []string `json:"init,omitempty"`
 }
 
 // Stage is the time one stage took.

@@ -179,7 +179,7 @@ func (r *run) definer(ctx context.Context, target, name string) (*unit, error) {
 			if x.result, err = diff.Compare(x.pre.diff, x.post.diff); err != nil {
 				return nil, fmt.Errorf("%s: %w", x.Object, err)
 			}
-			if x.differs() {
+			if x.differs(false) {
 				return nil, nil // it includes what the patch changes, and would have been found
 			}
 			return x, nil
@@ -205,7 +205,7 @@ func (r *run) nearby(name string) ([]string, error) {
 	var out []string
 	for _, u := range r.units {
 		dir := path.Dir(u.Source)
-		if !u.differs() || seen[dir] {
+		if !u.differs(false) && !u.differs(true) || seen[dir] {
 			continue
 		}
 		seen[dir] = true

@@ -129,6 +129,10 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, items []*initia
 			rest = append(rest, n)
 			continue
 		}
+		if n.unit.init != nil {
+			// Where that cannot be, the part for before init is left out (settleInits).
+			_ = n.unit.init.Rewrite(n.item.Name, fields)
+		}
 		because := resp.Because[n.item.ID]
 		r.claims = append(r.claims, update.Claim{Item: n.item.ID, Plugin: p.Name, Because: because})
 		r.o.Say("carried", fmt.Sprintf("%s by %s: %s", n.item.Name, p.Name, because))

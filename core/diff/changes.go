@@ -88,7 +88,8 @@ func (r *Result) function(c FunctionChange, i *item, v *view) {
 	}
 	switch v.rules[i.section] {
 	case ruleDrop, ruleQuiet:
-		r.note("%s is %s: code of section %s runs when the kernel boots or a module loads or goes, it is not replaced", c.Name, c.Kind, i.section.Name)
+		r.Init = r.Init || hasPrefix(i.section.Name, initSections)
+		r.note("%s is %s: code of section %s runs when the kernel boots or a module loads or goes: what has run is not replaced", c.Name, c.Kind, i.section.Name)
 		return
 	case ruleTable:
 		return // compared with the entry's owner
@@ -313,10 +314,11 @@ func (r *Result) sections() {
 			continue
 		}
 		x := slices.Concat(b[n], a[n])[0]
-		if ruleOf(x, false) == ruleUnknown {
+		if ruleOf(x, false, false) == ruleUnknown {
 			r.refuse(n, "section changed and no rule says what that means: "+why, "leave out the part of the patch that adds to this section")
 			continue
 		}
+		r.Init = r.Init || hasPrefix(n, initSections)
 		if !strings.HasPrefix(n, ".modinfo") {
 			r.note("section %s changed (%s): it counts only when the kernel boots or a module loads", n, why)
 		}

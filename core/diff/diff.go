@@ -91,6 +91,9 @@ type Result struct {
 	// Notes are for people: changes that the running kernel will never see, for example of code that runs at boot only.
 	Notes []string
 
+	// Init says that code or data of a module's init differ: CompareInit tells how.
+	Init bool
+
 	pre, post *view
 	compare   *comparer
 	rewrites  map[*item][]Field         // by post item
@@ -99,13 +102,18 @@ type Result struct {
 
 // Compare finds the differences between an object before and after a patch. An error means that an object or its description
 // is not sound; differences that no update can carry are in Refusals.
-func Compare(pre, post *Object) (*Result, error) {
+func Compare(pre, post *Object) (*Result, error) { return compare(pre, post, false) }
+
+// CompareInit is Compare for a module whose init has not run: code and data of its init are there, and count.
+func CompareInit(pre, post *Object) (*Result, error) { return compare(pre, post, true) }
+
+func compare(pre, post *Object, init bool) (*Result, error) {
 	r := &Result{changed: map[*item]*FunctionChange{}, rewrites: map[*item][]Field{}}
 	var err error
-	if r.pre, err = newView(pre); err != nil {
+	if r.pre, err = newView(pre, init); err != nil {
 		return nil, fmt.Errorf("compare objects: pre: %w", err)
 	}
-	if r.post, err = newView(post); err != nil {
+	if r.post, err = newView(post, init); err != nil {
 		return nil, fmt.Errorf("compare objects: post: %w", err)
 	}
 	if a, b := pre.File.Header.Machine, post.File.Header.Machine; a != b {
@@ -145,6 +153,17 @@ func (r *Result) Exposed() map[string]*objfile.Symbol {
 // Defines says that post has functions that differ, global data that pre lacks, or values to be written into run's data.
 func (r *Result) Defines() bool {
 	return len(r.Functions) > 0 || len(r.rewrites) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
+}
+
+// InitFunctions names the functions of a module's init that differ.
+func (r *Result) InitFunctions() []string {
+	var out []string
+	for _, f := range r.Functions {
+		if f.Pre != nil && hasPrefix(f.Pre.Section.Name, initSections) && f.Kind == Changed {
+			out = append(out, f.Name)
+		}
+	}
+	return out
 }
 
 // listPairs lists the variables that were paired in spite of their names.

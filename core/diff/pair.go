@@ -72,7 +72,8 @@ func (p *pairer) names() {
 // freed takes functions that pre has in a section which the kernel frees, and post does not, for new ones.
 func (p *pairer) freed() {
 	for _, y := range p.post.all {
-		if x := y.pair; x != nil && y.kind == itemFunction && p.pre.rules[x.section] == ruleDrop && p.post.rules[y.section] == ruleCode {
+		if x := y.pair; x != nil && y.kind == itemFunction && hasPrefix(x.section.Name, dropped) && !hasPrefix(y.section.Name, dropped) &&
+			p.post.rules[y.section] == ruleCode {
 			x.pair, y.pair = nil, nil
 		}
 	}

@@ -40,6 +40,9 @@ var dropped = []string{
 	".BTF_ids",
 }
 
+// initSections are prefixes of the sections that hold a module's init: its functions, and the data that only those use.
+var initSections = []string{".init.text", ".init.data", ".init.rodata"}
+
 // quiet are prefixes under ruleQuiet: inputs of objtool and of the linker, seals of entries (a replacement may stay unsealed),
 // lists of runtime constants (the code is fixed up instead), printk's index of messages with their lines, and what is exported (core/create says it).
 var quiet = []string{
@@ -55,8 +58,8 @@ const debugSection = "__dyndbg"
 // programs that read raw traces: a module's are ordinary data (kernel/trace/trace_printk.c knows the kernel proper's only).
 var dataPrefixes = []string{".data", ".bss", ".rodata", ".ref.data", ".lrodata", "__tracepoint_str"}
 
-// ruleOf says how a section is treated. table says that the architecture described entries in it.
-func ruleOf(s *objfile.Section, table bool) rule {
+// ruleOf says how a section is treated. table says that the architecture described entries in it, init that what init uses counts.
+func ruleOf(s *objfile.Section, table, init bool) rule {
 	// An empty section of data counts: an object without size has an address (struct lock_class_key).
 	if s.Flags&elf.SHF_ALLOC == 0 || s.Size == 0 && !hasPrefix(s.Name, dataPrefixes) {
 		return ruleIgnore
@@ -65,7 +68,7 @@ func ruleOf(s *objfile.Section, table bool) rule {
 	switch {
 	case hasPrefix(n, quiet):
 		return ruleQuiet
-	case hasPrefix(n, dropped):
+	case hasPrefix(n, dropped) && !(init && hasPrefix(n, initSections)):
 		return ruleDrop
 	case n == debugSection:
 		return ruleData
@@ -79,7 +82,7 @@ func ruleOf(s *objfile.Section, table bool) rule {
 		return ruleCode
 	case merged(s):
 		return ruleMerged
-	case hasPrefix(n, dataPrefixes):
+	case hasPrefix(n, dataPrefixes), hasPrefix(n, initSections):
 		return ruleData
 	}
 	return ruleUnknown

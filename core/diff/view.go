@@ -128,7 +128,7 @@ type mergedKey struct {
 
 var errDescription = errors.New("the architecture plugin's description does not fit the object")
 
-func newView(o *Object) (*view, error) {
+func newView(o *Object, init bool) (*view, error) {
 	if o == nil || o.File == nil || o.Desc == nil {
 		return nil, errors.New("object or description is missing")
 	}
@@ -142,7 +142,7 @@ func newView(o *Object) (*view, error) {
 		}
 	}
 	for _, s := range o.File.Sections[1:] {
-		v.rules[s] = ruleOf(s, v.isTable(s))
+		v.rules[s] = ruleOf(s, v.isTable(s), init)
 	}
 	v.readData()
 	for _, s := range o.File.Sections[1:] {

@@ -43,7 +43,7 @@ func TestWholeUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"new function count: not in pre", "new function show: not in pre", "new data calls: not in pre", "new data limit: not in pre", "new data n.0: not in pre",
-		"new data names: not in pre", "new data shown: not in pre", "note start is new: code of section .init.text runs when the kernel boots or a module loads or goes, it is not replaced"}
+		"new data names: not in pre", "new data shown: not in pre", "note start is new: code of section .init.text runs when the kernel boots or a module loads or goes: what has run is not replaced"}
 	got := say(comes)
 	slices.Sort(got)
 	slices.Sort(want)

@@ -61,6 +61,9 @@ func PartName(id, target string) string {
 	return n[:min(len(n), 55)]
 }
 
+// InitPartName is the module name of the part for before the init of its target.
+func InitPartName(id, target string) string { return PartName(id, "init-"+target) }
+
 var partPattern = regexp.MustCompile(`^ksplice_([0-9a-f]{8})_`)
 
 // Load loads a module, bit for bit as given, through finit_module.

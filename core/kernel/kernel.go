@@ -64,6 +64,8 @@ type Kernel struct {
 	Memory  Memory
 	// Booted says that the kernel has run and rewritten places in itself: true but for an image.
 	Booted bool
+	// Coming is a module that counts as loaded although its init has not run, and waits; empty: there is none.
+	Coming string
 
 	order     binary.ByteOrder
 	live      bool

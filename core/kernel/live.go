@@ -28,7 +28,7 @@ type LiveOptions struct {
 func Live(options LiveOptions) (*Kernel, error) { return liveAt("", options) }
 
 func liveAt(root string, options LiveOptions) (*Kernel, error) {
-	k := &Kernel{Booted: true, live: true, root: root, Memory: options.Memory, order: binary.NativeEndian, through: options.Through}
+	k := &Kernel{Booted: true, live: true, root: root, Memory: options.Memory, order: binary.NativeEndian, through: options.Through, Coming: options.Coming}
 	read := func(name string) (string, error) {
 		b, err := os.ReadFile(k.path(name))
 		if err != nil {

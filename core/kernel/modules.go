@@ -64,7 +64,10 @@ func structModule(mem Memory, address uint64) ([]byte, error) {
 // once as core_layout up to Linux 6.3, since then as an array over enum mod_mem_type whose first is text; the first base
 // and the sum of all sizes are in /proc/modules; a module without text has 0 for the first base. It returns nil when nothing fits.
 func moduleRanges(p []byte, order binary.ByteOrder, base, size uint64) []Range {
-	const types = 7 // MOD_MEM_NUM_TYPES
+	const (
+		types   = 7 // MOD_MEM_NUM_TYPES
+		layouts = 2 // core_layout and init_layout, behind each other
+	)
 	for at := 0; at+16 <= len(p); at += 8 {
 		if order.Uint64(p[at:]) != base {
 			continue
@@ -74,8 +77,10 @@ func moduleRanges(p []byte, order binary.ByteOrder, base, size uint64) []Range {
 		}
 		// An element has a struct mod_tree_node behind base and size, 56 bytes, or none.
 		for stride := 16; stride <= 128; stride += 8 {
-			if r := memoryArray(p[at:], order, stride, types, size); r != nil {
-				return r
+			for _, n := range []int{types, layouts} {
+				if r := memoryArray(p[at:], order, stride, n, size); r != nil {
+					return r
+				}
 			}
 		}
 	}

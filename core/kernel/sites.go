@@ -27,7 +27,7 @@ func (k *Kernel) JumpKeys(module string) (map[uint64]uint64, error) {
 	out := make(map[uint64]uint64, len(p)/jumpEntrySize)
 	for ; len(p) >= jumpEntrySize; p, at = p[jumpEntrySize:], at+jumpEntrySize {
 		key := k.order.Uint64(p[8:])
-		if k.Booted && key&keyInit != 0 {
+		if k.Booted && key&keyInit != 0 && (module == "" || module != k.Coming) {
 			continue // before boot the bit is objtool's (tools/objtool: handle_jump_alt)
 		}
 		out[at+uint64(int64(int32(k.order.Uint32(p))))] = at + 8 + key&^keyFlags
@@ -46,7 +46,7 @@ func (k *Kernel) StaticCallKeys(module string) (map[uint64]uint64, error) {
 	for ; len(p) >= staticCallSize; p, at = p[staticCallSize:], at+staticCallSize {
 		// kernel/static_call_inline.c: static_call_key: the flags go after the address has been added.
 		key := at + 4 + uint64(int64(int32(k.order.Uint32(p[4:]))))
-		if k.Booted && key&keyInit != 0 {
+		if k.Booted && key&keyInit != 0 && (module == "" || module != k.Coming) {
 			continue
 		}
 		out[at+uint64(int64(int32(k.order.Uint32(p))))] = key &^ keyFlags

@@ -72,6 +72,7 @@ func TestLiveFromFiles(t *testing.T) {
 	module := make([]byte, 0x1000)
 	copy(module, jumpEntry(data, text+4, testBase+0x520))
 	copy(module[0x10:], jumpEntry(data+0x10, text+8, data+0x600))
+	copy(module[0x20:], jumpEntry(data+0x20, text+12, data+0x610|keyInit))
 	copy(module[0x100:], callSite(data+0x100, text+0x20, data+0x700|1))
 	// struct module: mem[0], mem[1] of 72 bytes each, jump_entries, static_call_sites; the data area begins with the table.
 	desc := module[this-data:]
@@ -80,7 +81,7 @@ func TestLiveFromFiles(t *testing.T) {
 	le.PutUint64(desc[0x80+72:], data)
 	le.PutUint32(desc[0x88+72:], 0x1000)
 	le.PutUint64(desc[0x300:], data)
-	le.PutUint32(desc[0x308:], 2)
+	le.PutUint32(desc[0x308:], 3)
 	le.PutUint32(desc[0x310:], 1)
 	le.PutUint64(desc[0x318:], data+0x100)
 	memory := space{testBase: proper, text: make([]byte, 0x1000), data: module}
@@ -113,6 +114,14 @@ func TestLiveFromFiles(t *testing.T) {
 	if _, err := k.JumpKeys("mod_b"); !errors.Is(err, ErrNoModules) {
 		t.Errorf("keys of a module that is not loaded: %v", err)
 	}
+	coming, err := liveAt(root, LiveOptions{Memory: memory, Coming: "mod_a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := coming.JumpKeys("mod_a")
+	if d := cmp.Diff(map[uint64]uint64{text + 4: testBase + 0x520, text + 8: data + 0x600, text + 12: data + 0x610}, got); d != "" || err != nil {
+		t.Errorf("keys of a module whose init has not run: %v (-want +got):\n%s", err, d)
+	}
 	for a, want := range map[uint64]bool{testBase + 0x200: true, testBase + 0x300: false, data + 0x210: true, data + 0x300: false,
 		data + 0x1f8: false, text: false} {
 		if got := k.ReadOnlyAfterInit(a); got != want {
@@ -142,6 +151,21 @@ func TestModuleRangesNoText(t *testing.T) {
 	}
 	le.PutUint32(p[0x8:], 0x4000) // a zero before a word that happens to be the size
 	if d := cmp.Diff(want, moduleRanges(p, le, 0, 0x4000)); d != "" {
+		t.Errorf("moduleRanges (-want +got):\n%s", d)
+	}
+}
+
+// Up to Linux 6.3 /proc/modules counts a module's init, until that has run (kernel/module/procfs.c:m_show).
+func TestModuleRangesInit(t *testing.T) {
+	p := make([]byte, 0x400)
+	le.PutUint64(p[0x100:], 0xffffffffc0100000)
+	le.PutUint32(p[0x108:], 0x8000)
+	le.PutUint64(p[0x100+80:], 0xffffffffc0300000)
+	le.PutUint32(p[0x108+80:], 0x2000)
+	le.PutUint64(p[0x100+160:], 1) // whatever comes behind
+	le.PutUint32(p[0x108+160:], 7)
+	want := []Range{{0xffffffffc0100000, 0xffffffffc0108000}, {0xffffffffc0300000, 0xffffffffc0302000}}
+	if d := cmp.Diff(want, moduleRanges(p, le, 0xffffffffc0100000, 0xa000)); d != "" {
 		t.Errorf("moduleRanges (-want +got):\n%s", d)
 	}
 }

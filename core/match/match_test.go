@@ -252,6 +252,19 @@ func TestAbsentAndDiscarded(t *testing.T) {
 	}
 }
 
+// TestInit: the init of a module that has not run is code like any other.
+func TestInit(t *testing.T) {
+	w := matchtest.New(t)
+	u := w.Unit("a.o", "mod_a")
+	u.Init = true
+	u.Func(".init.text", "begin", global, "begin")
+	u.Func(".exit.text", "end", global, "end")
+	w.Symbol("mod_a", "begin", text)
+	w.Memory[text] = matchtest.Code("begin")
+	s := solve(t, w, around{})
+	verdicts(t, s, verdict{"begin", match.StatusMatched, text}, verdict{"end", match.StatusDiscarded, 0})
+}
+
 // TestWeak: a weak function that another unit overrides is elsewhere, and other code; one that nobody overrides matches.
 func TestWeak(t *testing.T) {
 	w := matchtest.New(t)

@@ -21,6 +21,8 @@ type Unit struct {
 	Name string
 	// Module is the module it is part of; empty for the kernel proper.
 	Module string
+	// Init says that the module's init has not run: its code is there, and is matched like the rest.
+	Init bool
 	// Parts are modules of updates that the object was compiled on top of: what those brought lies there.
 	Parts []string
 	// Object is the object file, for the architecture plugin; File the same as a graph.
@@ -135,6 +137,11 @@ func (u *unknowns) describe(v variable) string {
 		return fmt.Sprintf("%s of %s", f.Sections[v.section].Name, u.units[v.unit].Name)
 	}
 	return fmt.Sprintf("section %d of %s", v.section, u.units[v.unit].Name)
+}
+
+// discarded says that run has thrown away a section's code.
+func (u *Unit) discarded(section string) bool {
+	return Discarded(section) && !(u.Init && (section == ".init.text" || strings.HasPrefix(section, ".init.text.")))
 }
 
 // Discarded says whether code of the section is gone after boot or after a module's init, or was never linked in

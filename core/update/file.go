@@ -331,12 +331,18 @@ func (p *Part) check(m *Manifest, targets map[string]bool) error {
 		return errors.New("the name is not a module name of at most 55 characters")
 	case !modulePattern.MatchString(p.Target):
 		return fmt.Errorf("target %q is not a module name", p.Target)
-	case targets[p.Target]:
+	case p.Init && p.Target == "vmlinux":
+		return errors.New("the init of the kernel proper has run when anything is applied")
+	case targets[p.Target] && !p.Init, targets["\x00init\x00"+p.Target] && p.Init:
 		return fmt.Errorf("target %s has two parts", p.Target)
 	case targets["\x00"+p.Name]:
 		return errors.New("two parts have the same name")
 	}
-	targets[p.Target], targets["\x00"+p.Name] = true, true
+	if targets["\x00"+p.Name] = true; p.Init {
+		targets["\x00init\x00"+p.Target] = true
+	} else {
+		targets[p.Target] = true
+	}
 	for _, f := range p.Functions {
 		if f.Unit < 0 || f.Unit >= len(m.Units) {
 			return fmt.Errorf("function %s: unit %d of %d", f.Name, f.Unit, len(m.Units))

@@ -3,6 +3,7 @@ package update
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -75,6 +76,24 @@ func TestEveryByte(t *testing.T) {
 	}
 }
 
+// another gives the first part's target another part.
+func another(u *Update, init bool) {
+	p := u.Manifest.Parts[0]
+	p.Name, p.Init, p.File = fmt.Sprintf("%s_%d", p.Name, len(u.Manifest.Parts)), init, p.File+".2"
+	u.Files[p.File] = u.Files[u.Manifest.Parts[0].File]
+	u.Manifest.Parts = append(u.Manifest.Parts, p)
+}
+
+// TestInitPart: a module may have a part for before its init besides.
+func TestInitPart(t *testing.T) {
+	u := sample()
+	u.Manifest.Parts[0].Target = "sch_qfq"
+	another(u, true)
+	if err := u.Write(&bytes.Buffer{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManifestRefused(t *testing.T) {
 	tests := map[string]func(*Update){
 		"digest of a part":      func(u *Update) { u.Files["parts/x.ko"] = []byte("other") },
@@ -87,6 +106,9 @@ func TestManifestRefused(t *testing.T) {
 		"part name":             func(u *Update) { u.Manifest.Parts[0].Name = "a/b" },
 		"member name":           func(u *Update) { u.Manifest.Parts[0].File = "../x" },
 		"no parts":              func(u *Update) { u.Manifest.Parts = nil },
+		"init of vmlinux":       func(u *Update) { u.Manifest.Parts[0].Target, u.Manifest.Parts[0].Init = "vmlinux", true },
+		"two parts of a target": func(u *Update) { another(u, false) },
+		"two parts for init":    func(u *Update) { another(u, true); another(u, true) },
 	}
 	for name, spoil := range tests {
 		u := sample()

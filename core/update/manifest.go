@@ -87,6 +87,9 @@ type Unit struct {
 type Part struct {
 	// Target is "vmlinux" or a module's name.
 	Target string `json:"target"`
+	// Init says that the part is for a module whose init waits for it, and replaces code of that too: it takes the place of the target's
+	// other part, where there is one.
+	Init bool `json:"init,omitempty"`
 	// Name is the part's own module name.
 	Name   string `json:"name"`
 	File   string `json:"file"`

@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,18 @@ const diskPatch = `--- a/drivers/block/null_blk/main.c
  	return 0;
 `
 
+// initPatch changes null_blk's init itself.
+const initPatch = `--- a/drivers/block/null_blk/main.c
++++ b/drivers/block/null_blk/main.c
+@@ -2316,5 +2316,5 @@
+ 		goto err_dev;
+ 
+-	pr_info("module loaded\n");
++	pr_info("module was loaded\n");
+ 	return 0;
+ 
+`
+
 // zonePatch changes a function with a tracepoint: its part names keys that lie in null_blk.
 const zonePatch = `--- a/drivers/block/null_blk/zoned.c
 +++ b/drivers/block/null_blk/zoned.c
@@ -37,6 +50,8 @@ const zonePatch = `--- a/drivers/block/null_blk/zoned.c
 const (
 	oldDisk = "disk nullb0 created"
 	newDisk = "disk nullb0 was created"
+	oldInit = "module loaded"
+	newInit = "module was loaded"
 )
 
 // arriving is a guest in which modules come.
@@ -57,6 +72,8 @@ func TestArrive(t *testing.T) {
 		both := l.example(t, vlan)
 		disk := l.create(t, "disk", []byte(diskPatch))
 		zone := l.create(t, "zone", []byte(zonePatch))
+		alone := l.create(t, "init", []byte(initPatch))
+		whole := l.create(t, "whole", []byte(diskPatch+initPatch[strings.Index(initPatch, "@@"):]))
 		files := map[string]string{}
 		for _, name := range []string{"null_blk", "watcher"} {
 			if files["/lib/"+name+".ko"], err = vmtest.BuildModule(t.Context(), l.kernel, "cmd/ksplice/kerneltest/testdata/"+name, name); err != nil {
@@ -81,6 +98,8 @@ func TestArrive(t *testing.T) {
 			{"failing-init", a.failingInit},
 			{"slow", a.slow},
 			{"alone", a.alone},
+			{"init alone", (&arriving{l, l.id(t, alone), alone}).initAlone},
+			{"init and more", (&arriving{l, l.id(t, whole), whole}).initAndMore},
 			{"keys", (&arriving{l, l.id(t, zone), zone}).keys}, // the last: its part stays
 		} {
 			ok := t.Run(part.name, func(t *testing.T) {
@@ -325,4 +344,75 @@ func (a *arriving) alone(t *testing.T) {
 	if left := a.MustRun(t, "cat", "/sys/kernel/ksplice/armed"); left != "" {
 		t.Errorf("something is armed still:\n%s", left)
 	}
+}
+
+// initAlone has an update of a module's init and nothing else: it comes before that, or not at all.
+func (a *arriving) initAlone(t *testing.T) {
+	a.must(t, exitRefused, "waits for it with --before-init only", "apply", a.file)
+	a.says(t, oldInit, newInit, "null_blk", "nr_devices=1")
+	a.must(t, exitRefused, "which has run: unload the module", "apply", "--before-init", a.file)
+	a.MustRun(t, "rmmod", "null_blk")
+	a.arm(t, "--before-init")
+	a.fails(t) // it comes to a module that goes at once, and to that which comes after
+	a.says(t, newInit, oldInit, "null_blk", "nr_devices=1")
+	if functions := a.functions(t); len(functions) > 0 {
+		t.Errorf("init is over, and %q are said to be replaced", functions)
+	}
+	if stage, _, exposed := a.state(t, a.id+":null_blk"); stage != "applied" || exposed != 0 {
+		t.Errorf("the part is %q, the module had been live for %v", stage, exposed)
+	}
+	a.undo(t, a.id)
+	a.MustRun(t, "rmmod", "null_blk")
+	a.says(t, oldInit, newInit, "null_blk", "nr_devices=1")
+	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
+
+// initAndMore has an update of a module's init and of what stays: a module that does not wait gets the rest. Another module may lie
+// where the init was.
+func (a *arriving) initAndMore(t *testing.T) {
+	a.arm(t, "--before-init")
+	a.says(t, newInit, oldInit, "null_blk", "nr_devices=1")
+	want := []string{"null_add_dev", "null_add_dev.cold"}
+	if got := a.functions(t); len(got) == 0 || !slices.Equal(got, want[:len(got)]) {
+		t.Errorf("init is over, and %q are said to be replaced, want %q", got, want)
+	}
+	a.MustRun(t, "sh", "-c", "for i in 1 2 3; do insmod /lib/watcher.ko; rmmod watcher; done")
+	a.must(t, exitRefused, "applied already", "check", a.file)
+	a.undo(t, a.id)
+	a.MustRun(t, "rmmod", "null_blk")
+
+	a.arm(t)
+	a.says(t, oldInit, newInit, "null_blk", "nr_devices=0")
+	poll(t, "null_blk to get its part", func() bool {
+		stage, _, _ := a.state(t, a.id+":null_blk")
+		return stage == "applied"
+	})
+	if got := a.functions(t); len(got) == 0 || !slices.Equal(got, want[:len(got)]) {
+		t.Errorf("%q are said to be replaced, want %q", got, want)
+	}
+	a.undo(t, a.id)
+	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
+
+// functions names what status says is replaced in null_blk.
+func (a *arriving) functions(t testing.TB) (names []string) {
+	t.Helper()
+	var states []struct {
+		ID        string                  `json:"id"`
+		Functions []struct{ Name string } `json:"functions"`
+	}
+	if err := json.Unmarshal([]byte(a.must(t, exitOK, "", "status", "--json")), &states); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range states {
+		for _, f := range s.Functions {
+			if s.ID == a.id+":null_blk" {
+				names = append(names, f.Name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }

@@ -48,6 +48,9 @@ type World struct {
 	Symbols []kernel.Symbol
 	Modules map[string]kernel.Module
 
+	// Coming is as in kernel.Kernel.
+	Coming string
+
 	t     testing.TB
 	units []*Unit
 	// Asked counts the candidates that were judged.
@@ -80,7 +83,9 @@ func (w *World) Symbol(module, name string, address uint64) {
 
 // Kernel returns the kernel.
 func (w *World) Kernel(booted bool) *kernel.Kernel {
-	return kernel.New(kernel.Identity{Release: "test", Machine: 62}, w.Symbols, w.Modules, w.Memory, booted)
+	k := kernel.New(kernel.Identity{Release: "test", Machine: 62}, w.Symbols, w.Modules, w.Memory, booted)
+	k.Coming = w.Coming
+	return k
 }
 
 // Units returns the units in the order that they were made.
