@@ -40,6 +40,8 @@ const (
 	ReadOnlyKey
 	// Sleep: a thread can be put to sleep in the function with "exercise sleep".
 	Sleep
+	// Sets: a value of data that exist.
+	Sets
 	// Cheap: the call costs so little that a redirect can be measured with "exercise bench".
 	Cheap
 )
@@ -186,6 +188,10 @@ var All = []Example{
 			Action: []string{"file", "/proc/uptime"},
 			Old:    `^\d+\.\d\d \d+\.\d\d$`, New: `^\d+\.\d\d \d+\.\d\d \d+ processes$`,
 		}},
+	},
+	{
+		Name: "overcommit-ratio", Traits: Vmlinux | Sets, Targets: []string{"vmlinux"}, Functions: []string{"overcommit_ratio_handler"},
+		Show: []Effect{{Action: []string{"file", "/proc/sys/vm/overcommit_ratio"}, Old: `^50$`, New: `^60$`}},
 	},
 	{
 		Name: "uptime-words-seconds", Base: "uptime-words", Traits: Vmlinux, Targets: []string{"vmlinux"},

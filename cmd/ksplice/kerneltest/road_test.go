@@ -19,8 +19,8 @@ const allVariable = "KSPLICE_TEST_ALL"
 // few are the examples that a kernel of each series is tested with when not all are wanted: what the other tests of TestRoad
 // need, and such as differ.
 var few = map[string][]string{
-	"6.1":  {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "loadavg-cpus-vlan-device", "usercopy-once"},
-	"6.12": {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "pktgen-commands", "uptime-processes"},
+	"6.1":  {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "usercopy-once"},
+	"6.12": {"uptime-words", "uptime-words-seconds", "eventfd-short-read", "getppid-init", "pktgen-commands"},
 }
 
 // chosen are the examples for a series.
