@@ -297,6 +297,48 @@ static void expire(const char *id)
 	}
 }
 
+static bool concerns(struct ksplice_transaction *t, const struct module *mod)
+{
+	struct ksplice_member *m;
+
+	ksplice_for_each_member(m, t) {
+		if (ksplice_holds(m->update, mod))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Have the open transaction give up that holds a module: memory that it would
+ * write to goes. Wait for its commit, where that runs; and where it applies,
+ * on @whole, for a part on its way in, which nothing goes on with then.
+ */
+static void end_transactions(const struct module *mod, bool whole)
+{
+	struct ksplice_transaction *t;
+	bool busy;
+
+	do {
+		mutex_lock(&ksplice_lock);
+		t = ksplice_open;
+		busy = false;
+		if (t && !t->committed && concerns(t, mod)) {
+			busy = t->committing;
+			if (whole && t->op == KSPLICE_OP_APPLY) {
+				t->expired = true;
+				busy |= t->update->coming != NULL;
+			}
+			if (busy || t->expired) {
+				WRITE_ONCE(t->abort, true);
+				wake_up_all(&t->wait);
+			}
+		}
+		mutex_unlock(&ksplice_lock);
+		if (busy)
+			msleep(SETTLE_MS);
+	} while (busy);
+}
+
 /* Wait for one armed update; 0 where the module may go on. */
 static int wait_for(struct armed *a)
 {
@@ -370,8 +412,10 @@ static int gate(void)
 		err = wait_for(a) ?: err;
 		mutex_lock(&ksplice_lock);
 	}
+	/* From here on nobody can hold it as one that waits; who does, for an update that came too late, gives up. */
 	mine->waiting = false;
 	mutex_unlock(&ksplice_lock);
+	end_transactions(mod, true);
 	if (err) {
 		pr_err("module %s is not loaded: an update that was to come before its init did not (%d)\n", mod->name, err);
 		return err;
@@ -461,45 +505,26 @@ static void forget_init(struct ksplice_update *u, const struct module *mod)
 
 /*
  * The module's init has run, and its memory goes (kernel/module/main.c:
- * do_init_module). Who writes there must be done first: an undo that comes this
- * very moment gives up.
+ * do_init_module): what lay there is nobody's any more. First of all handlers,
+ * as a later one may end the chain.
  */
-static void init_over(const struct module *mod)
+void ksplice_init_over(const struct module *mod)
 {
-	struct ksplice_transaction *t;
 	struct ksplice_update *u;
-	struct ksplice_member *m;
-	bool busy;
 
-	for (;;) {
-		busy = false;
-		mutex_lock(&ksplice_lock);
-		t = ksplice_open;
-		if (t && t->committing) {
-			ksplice_for_each_member(m, t)
-				busy |= ksplice_holds(m->update, mod);
-		}
-		if (busy) {
-			WRITE_ONCE(t->abort, true);
-			wake_up_all(&t->wait);
-		} else {
-			list_for_each_entry(u, &ksplice_updates, list) {
-				if (ksplice_holds(u, mod))
-					forget_init(u, mod);
-			}
-		}
-		mutex_unlock(&ksplice_lock);
-		if (!busy)
-			return;
-		msleep(SETTLE_MS);
+	end_transactions(mod, false);
+	mutex_lock(&ksplice_lock);
+	list_for_each_entry(u, &ksplice_updates, list) {
+		if (ksplice_holds(u, mod))
+			forget_init(u, mod);
 	}
+	mutex_unlock(&ksplice_lock);
 }
 
 void ksplice_module_live(struct module *mod)
 {
 	struct armed *a;
 
-	init_over(mod);
 	mutex_lock(&ksplice_lock);
 	close_gate(mod);
 	list_for_each_entry(a, &all_armed, list) {
@@ -548,6 +573,7 @@ void ksplice_module_gone(struct module *mod)
 	struct ksplice_update *u;
 	struct armed *a;
 
+	end_transactions(mod, false);
 	mutex_lock(&ksplice_lock);
 	close_gate(mod);
 	list_for_each_entry(a, &all_armed, list) {

@@ -103,6 +103,7 @@ void ksplice_ftrace_remove(struct ksplice_function *f)
 
 	if (!h)
 		return;
+	WRITE_ONCE(h->function, NULL);
 	err = unregister_ftrace_function(&h->ops);
 	f->handler = NULL;
 	if (err) {

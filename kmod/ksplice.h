@@ -261,6 +261,7 @@ int ksplice_arrived(const struct ksplice_arrived *arg);
 u64 ksplice_exposed(const char *id);
 bool ksplice_waits(const struct ksplice_update *u, const struct module *mod);
 void ksplice_module_coming(struct module *mod);
+void ksplice_init_over(const struct module *mod);
 void ksplice_module_live(struct module *mod);
 void ksplice_module_gone(struct module *mod);
 

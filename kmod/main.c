@@ -35,7 +35,8 @@ struct kobject *ksplice_kobj;
 
 /*
  * First of all handlers: a module that was relocated with values that are not
- * its own must go before any of its tables is read.
+ * its own must go before any of its tables is read, and what redirects a
+ * module's init before that goes.
  */
 static int module_first(struct notifier_block *nb, unsigned long event, void *data)
 {
@@ -43,6 +44,8 @@ static int module_first(struct notifier_block *nb, unsigned long event, void *da
 
 	if (event == MODULE_STATE_GOING)
 		ksplice_part_going(mod);
+	if (event == MODULE_STATE_LIVE)
+		ksplice_init_over(mod);
 	if (event != MODULE_STATE_COMING || !ksplice_uses_us(mod))
 		return NOTIFY_DONE;
 	return notifier_from_errno(ksplice_part_coming(mod));

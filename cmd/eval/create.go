@@ -103,6 +103,9 @@ func (r *Result) made(stdout []byte) error {
 	}
 	r.Units, r.Create, r.Size = said.Units, said.Stages, st.Size()
 	for _, p := range u.Manifest.Parts {
+		if p.Init {
+			continue // its module is loaded before the update is applied
+		}
 		m := madePart{target: p.Target, name: p.Name}
 		for _, f := range p.Functions {
 			r.Functions = append(r.Functions, f.Name)
@@ -115,5 +118,8 @@ func (r *Result) made(stdout []byte) error {
 		r.parts = append(r.parts, m)
 	}
 	slices.Sort(r.Functions)
+	if len(r.parts) == 0 {
+		r.end(OnlyInit, "create")
+	}
 	return nil
 }

@@ -38,7 +38,7 @@ type Total struct {
 }
 
 // verdicts are all of them, in the order of the report.
-var verdicts = []Verdict{Applied, NeedsCode, Failed, NotBuilt, NoEffect, NotLoaded, Unfit}
+var verdicts = []Verdict{Applied, NeedsCode, Failed, NotBuilt, NoEffect, OnlyInit, NotLoaded, Unfit}
 
 func newReport(kernel string, reverse bool, results []*Result) *Report {
 	rep := &Report{Kernel: kernel, Reverse: reverse, Results: results}

@@ -24,6 +24,8 @@ const (
 	NotBuilt Verdict = "not built for this config"
 	// NoEffect: no object code of a function changes.
 	NoEffect Verdict = "no object code changes"
+	// OnlyInit: all that changes is the init of modules; here those are loaded before the update is applied.
+	OnlyInit Verdict = "changes a module's init only"
 	// NotLoaded: the module that it changes does not load in the guest.
 	NotLoaded Verdict = "module does not load here"
 	// Unfit: the patch does not apply to this kernel's source, or what it makes of that does not compile.

@@ -44,7 +44,7 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.InitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError)}
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {

@@ -90,7 +90,8 @@ type session struct {
 	// through are updates whose redirects are looked through, coming a module whose init waits for us.
 	through []string
 	coming  string
-	init    bool // its init counts
+	init    bool     // its init counts
+	left    []string // what of the update is left out, and why
 	report  Report
 	start   time.Time
 	stuck   bool // parts of a failed attempt could not be unloaded
@@ -151,7 +152,7 @@ func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	s.choose(k)
-	if err := s.tooLate(); err != nil {
+	if err := s.nothing(); err != nil {
 		return nil, err
 	}
 	in, err := s.match(ctx, k)
@@ -205,12 +206,25 @@ func (s *session) choose(k *kernel.Kernel) {
 		return ok || module == "vmlinux" || module == ""
 	}
 	s.m = choose(&s.u.Manifest, loaded, func(p *update.Part) bool { return loaded(p.Target) && !p.Init })
-	s.report.Armed = nil
-	for _, p := range s.u.Manifest.Parts {
-		if !loaded(p.Target) && !slices.Contains(s.report.Armed, p.Target) {
+	s.report.Armed, s.left = nil, nil
+	waits := s.opts.When == engine.WhenInit || s.opts.When == engine.WhenInitOrRefuse
+	for i := range s.u.Manifest.Parts {
+		p := &s.u.Manifest.Parts[i]
+		only := p.Init && !slices.ContainsFunc(s.u.Manifest.Parts, func(o update.Part) bool { return o.Target == p.Target && !o.Init })
+		switch {
+		case loaded(p.Target) && only:
+			s.left = append(s.left, (&InitError{p.Target, "which has run: unload the module, apply the update with --before-init, and load it again"}).Error())
+		case loaded(p.Target):
+		case only && !waits:
+			s.left = append(s.left, (&InitError{p.Target, "which waits for it with --before-init only"}).Error())
+		case !slices.Contains(s.report.Armed, p.Target):
 			s.report.Armed = append(s.report.Armed, p.Target)
+			if p.AfterInit && waits {
+				s.left = append(s.left, (&AfterInitError{p.Target}).Error())
+			}
 		}
 	}
+	s.report.Notes = slices.Clone(s.left)
 }
 
 // InitError says that a module gets nothing of an update, as all that changes for it is its init.
@@ -225,20 +239,27 @@ func (e *InitError) Error() string {
 	return fmt.Sprintf("all that the update changes of module %s is its init, %s", e.Module, e.Why)
 }
 
-// tooLate refuses an update of which a module gets nothing: its init has run, or would not wait.
-func (s *session) tooLate() error {
-	for _, p := range s.u.Manifest.Parts {
-		other := slices.ContainsFunc(s.u.Manifest.Parts, func(o update.Part) bool { return o.Target == p.Target && !o.Init })
-		switch armed := slices.Contains(s.report.Armed, p.Target); {
-		case !p.Init || other:
-		case !armed:
-			return &InitError{p.Target, "which has run: unload the module, apply the update with --before-init, and load it again"}
-		case s.opts.When == engine.WhenLive:
-			return &InitError{p.Target, "which waits for it with --before-init only"}
-		}
-	}
-	return nil
+// AfterInitError says that the part for a module does not go in before its init.
+type AfterInitError struct{ Module string }
+
+// Error implements error.
+func (e *AfterInitError) Error() string {
+	return fmt.Sprintf("the init of module %s changes, too, and the update does not carry that: its part goes in when the module is live, not before", e.Module)
 }
+
+// nothing refuses an update of which no module gets anything, now or later.
+func (s *session) nothing() error {
+	if len(s.m.Parts) > 0 || len(s.report.Armed) > 0 || len(s.left) == 0 {
+		return nil
+	}
+	return &NothingError{s.left}
+}
+
+// NothingError says why nothing of an update can be applied.
+type NothingError struct{ Reasons []string }
+
+// Error implements error.
+func (e *NothingError) Error() string { return strings.Join(e.Reasons, "\n  ") }
 
 // match identifies the kernel, and matches all units.
 func (s *session) match(ctx context.Context, k *kernel.Kernel) (*bind.Input, error) {
@@ -271,7 +292,7 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.report.Functions, s.report.Sets, s.report.DeadProbes, s.report.Notes = nil, nil, nil, nil
+	s.report.Functions, s.report.Sets, s.report.DeadProbes, s.report.Notes = nil, nil, nil, slices.Clone(s.left)
 	var out []*bind.Binding
 	for i := range s.m.Parts {
 		p := &s.m.Parts[i]
@@ -333,7 +354,7 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	s.choose(k)
-	if err := s.tooLate(); err != nil {
+	if err := s.nothing(); err != nil {
 		return nil, err
 	}
 	if err := kept.Default().SaveManifest(&u.Manifest); err != nil {

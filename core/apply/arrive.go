@@ -94,8 +94,7 @@ func arrive(ctx context.Context, u *update.Update, module string, opts Options) 
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list, func(a engine.Armed) bool { return a.ID == u.Manifest.ID && a.Module == module })
-	if i < 0 {
+	if !slices.ContainsFunc(list, func(a engine.Armed) bool { return a.ID == u.Manifest.ID && a.Module == module }) {
 		return nil, fmt.Errorf("update %s is not armed for module %s any more", u.Manifest.ID, module)
 	}
 	opts.Replace = nil
@@ -114,9 +113,17 @@ func arrive(ctx context.Context, u *update.Update, module string, opts Options) 
 	}
 	// The rest of the update may be in already: pre is the kernel without it.
 	s.through = []string{u.Manifest.ID}
-	if !list[i].Live {
+	// Not by what is armed: that may have been only after the module had come.
+	live, err := kernel.IsLive(module)
+	if err != nil {
+		return nil, err
+	}
+	if !live {
 		s.coming = module
 		s.init = slices.ContainsFunc(u.Manifest.Parts, func(p update.Part) bool { return p.Target == module && p.Init })
+		if slices.ContainsFunc(u.Manifest.Parts, func(p update.Part) bool { return p.Target == module && p.AfterInit }) {
+			return nil, &AfterInitError{module}
+		}
 	}
 	s.stage("clear")
 	if err := clearUp(ctx, opts.Log, u.Manifest.ID); err != nil {

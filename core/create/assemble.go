@@ -63,13 +63,14 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 			targets[t] = append(targets[t], i)
 		}
 	}
+	// Parts for before init come first: where one cannot be made, the other is told so.
 	order := slices.SortedFunc(maps.Keys(targets), func(a, b made) int {
-		return cmp.Or(strings.Compare(a.target, b.target), cmp.Compare(fmt.Sprint(a.init), fmt.Sprint(b.init)))
+		return cmp.Or(strings.Compare(a.target, b.target), cmp.Compare(fmt.Sprint(b.init), fmt.Sprint(a.init)))
 	})
 	for _, t := range order {
 		p, ko, err := r.part(ctx, m, t.target, t.init, units, targets[t])
-		if refused := (*RefusedError)(nil); t.init && len(order) > 1 && errors.As(err, &refused) {
-			r.note(fmt.Sprintf("the init of module %s changes, and no part can carry that: %s", t.target, refused.Reasons[0].Text))
+		if refused := (*RefusedError)(nil); t.init && errors.As(err, &refused) {
+			r.dropInit(t.target, refused.Reasons[0].Text)
 			continue
 		}
 		if err != nil {
@@ -77,6 +78,9 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 		}
 		m.Parts = append(m.Parts, *p)
 		u.Files[p.File] = ko
+	}
+	if len(m.Parts) == 0 {
+		return nil, refuse(ReasonNoEffect, strings.Join(append([]string{"nothing of it can be replaced"}, r.report.Notes...), "\n  "))
 	}
 	return u, nil
 }
@@ -108,6 +112,9 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, init 
 		result := x.comparison(init)
 		input := part.UnitInput{Unit: x.Unit, Index: i, Pre: x.pre.diff, Post: x.post.diff, Result: result}
 		closure, err := result.Closure()
+		if err != nil && init {
+			return nil, nil, refuse(ReasonUnsupported, fmt.Sprintf("%s: %v", x.Object, err))
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", x.Object, err)
 		}
@@ -129,9 +136,9 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, init 
 	if err != nil {
 		return nil, nil, refuse(ReasonUnsupported, err.Error())
 	}
-	if missing, err := r.unproved(target, out.Slots); err != nil {
+	if missing, err := r.unproved(target, init, out.Slots); err != nil {
 		return nil, nil, err
-	} else if missing != nil && !r.searched[target] {
+	} else if missing != nil && !r.searched[missing.part] {
 		return nil, nil, missing
 	}
 	var objects []string
@@ -159,7 +166,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, init 
 	if err := part.Place(out.Data, ko, posts); err != nil {
 		return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
 	}
-	return &update.Part{Target: target, Init: init, Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
+	return &update.Part{Target: target, Init: init, AfterInit: !init && r.afterInit(target), Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
 		Functions: out.Functions, Writes: out.Writes, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
 }
 

@@ -122,7 +122,7 @@ type run struct {
 	// kernel's own.
 	external map[string][]byte
 	flags    []string
-	// searched says for which targets' symbols units have been searched.
+	// searched says for which parts' symbols units have been searched.
 	searched map[string]bool
 }
 
@@ -185,7 +185,7 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 		if err := r.prove(ctx, missing); err != nil {
 			return nil, err
 		}
-		r.searched[missing.target] = true
+		r.searched[missing.part] = true
 		r.stage("link")
 		u, err = r.assemble(ctx)
 	}

@@ -2,8 +2,11 @@ package create
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/update"
 )
 
 // Code of a module's init is gone once it has run, so that a part for a module that is loaded cannot replace it. Where it changes, the
@@ -27,7 +30,7 @@ func (r *run) inits() error {
 	return nil
 }
 
-// settleInits drops the comparisons with init of which no part can be made, or none is needed, and says so.
+// settleInits drops the comparisons with init of which no part can be made, or none is needed.
 func (r *run) settleInits() {
 	of := map[string][]diff.Unit{}
 	for _, u := range r.units {
@@ -35,12 +38,9 @@ func (r *run) settleInits() {
 			of[u.Module] = append(of[u.Module], diff.Unit{Object: u.Object, Module: u.Module, Result: u.init})
 		}
 	}
-	for _, u := range r.units {
-		list := of[u.Module]
-		if u.init == nil || len(list) == 0 {
-			continue
-		}
-		why, needed := "", false
+	for _, module := range slices.Sorted(maps.Keys(of)) {
+		list := of[module]
+		why, needed := r.initOfBase(module), false
 		for _, x := range diff.Moved(list) {
 			why = fmt.Sprintf("%s: %s", x.Where, x.Reason)
 		}
@@ -48,21 +48,47 @@ func (r *run) settleInits() {
 			for _, f := range x.Result.Refusals {
 				why = fmt.Sprintf("%s: %s: %s", x.Object, f.Where, f.Reason)
 			}
+			if x.Result.Exit {
+				why = x.Object + ": the module's exit changes with it, which would run as it was once the update is undone"
+			}
 			needed = needed || len(x.Result.InitFunctions()) > 0
 		}
-		delete(of, u.Module) // it is decided for all of them
-		if why != "" {
-			r.note(fmt.Sprintf("the init of module %s changes, and no part can carry that: %s", u.Module, why))
-		}
-		if why == "" && needed {
-			continue
-		}
-		for _, o := range r.units {
-			if o.Module == u.Module {
-				o.init = nil
-			}
+		if why != "" || !needed {
+			r.dropInit(module, why)
 		}
 	}
+}
+
+// initOfBase says why no part for before a module's init can stand on the base: run has another init than pre.
+func (r *run) initOfBase(module string) string {
+	for _, b := range r.o.Base {
+		if slices.ContainsFunc(b.Manifest.Parts, func(p update.Part) bool { return p.Target == module && p.AfterInit }) {
+			return fmt.Sprintf("update %s, which this one stands on, changes it too, and does not carry that", b.Manifest.ID)
+		}
+	}
+	return ""
+}
+
+// dropInit leaves a module's init out; why is empty where nothing of it would be replaced.
+func (r *run) dropInit(module, why string) {
+	if why != "" {
+		r.note(fmt.Sprintf("the init of module %s changes, and no part can carry that: %s", module, why))
+	}
+	for _, u := range r.units {
+		if u.Module == module {
+			u.init = nil
+		}
+	}
+	for i := range r.report.Changed {
+		if c := &r.report.Changed[i]; c.Module == module {
+			c.Init = nil
+		}
+	}
+}
+
+// afterInit says that a module's init changes and no part carries that.
+func (r *run) afterInit(module string) bool {
+	return slices.ContainsFunc(r.units, func(u *unit) bool { return u.Module != "" && u.Module == module && u.result.Init && u.init == nil })
 }
 
 // initFunctions names the functions of a unit's init that a part for before init replaces.

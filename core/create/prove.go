@@ -25,8 +25,8 @@ import (
 // unprovedError says that a part names symbols of which nothing would prove where they are: no code before the patch names them, and
 // they are not exported.
 type unprovedError struct {
-	target string
-	names  []string
+	part, target string
+	names        []string
 }
 
 func (e *unprovedError) Error() string {
@@ -34,10 +34,10 @@ func (e *unprovedError) Error() string {
 }
 
 // unproved lists the symbols among a part's slots that core/bind could not solve.
-func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, error) {
+func (r *run) unproved(target string, init bool, slots []update.Slot) (*unprovedError, error) {
 	var names []string
 	units := r.kept()
-	called := codeNames(units, target)
+	called := codeNames(units, target, init)
 	for i := range slots {
 		s := &slots[i]
 		if s.Kind != update.SlotSymbol && s.Kind != update.SlotKey || s.Name == "__this_module" || strings.HasPrefix(s.Name, "__SCT__") || called[s.Name] {
@@ -70,12 +70,16 @@ func (r *run) unproved(target string, slots []update.Slot) (*unprovedError, erro
 		return nil, nil
 	}
 	slices.Sort(names)
-	return &unprovedError{target, slices.Compact(names)}, nil
+	part := target
+	if init {
+		part += " before its init"
+	}
+	return &unprovedError{part, target, slices.Compact(names)}, nil
 }
 
 // codeNames are the undefined symbols that code of a target's units names before the patch, and the keys of its static branches and calls,
-// which run's own tables tell by site. Data are not matched, so that what they name is not learned.
-func codeNames(units []*unit, target string) map[string]bool {
+// which run's own tables tell by site. Data are not matched, so that what they name is not learned. With init that of a module is.
+func codeNames(units []*unit, target string, init bool) map[string]bool {
 	names := map[string]bool{}
 	for _, u := range units {
 		if u.target() != target {
@@ -84,7 +88,7 @@ func codeNames(units []*unit, target string) map[string]bool {
 		f, desc := u.pre.diff.File, u.pre.diff.Desc
 		learn := func(section, symbol uint32) {
 			s := f.Sections[section]
-			if y := f.Symbols[symbol]; y.Section == nil && s.Flags&elf.SHF_EXECINSTR != 0 && !match.Discarded(s.Name) {
+			if y := f.Symbols[symbol]; y.Section == nil && s.Flags&elf.SHF_EXECINSTR != 0 && (!match.Discarded(s.Name) || init && match.Init(s.Name)) {
 				names[y.Name] = true
 			}
 		}

@@ -88,7 +88,7 @@ func (r *Result) function(c FunctionChange, i *item, v *view) {
 	}
 	switch v.rules[i.section] {
 	case ruleDrop, ruleQuiet:
-		r.Init = r.Init || hasPrefix(i.section.Name, initSections)
+		r.noteDropped(i.section.Name)
 		r.note("%s is %s: code of section %s runs when the kernel boots or a module loads or goes: what has run is not replaced", c.Name, c.Kind, i.section.Name)
 		return
 	case ruleTable:
@@ -318,7 +318,7 @@ func (r *Result) sections() {
 			r.refuse(n, "section changed and no rule says what that means: "+why, "leave out the part of the patch that adds to this section")
 			continue
 		}
-		r.Init = r.Init || hasPrefix(n, initSections)
+		r.noteDropped(n)
 		if !strings.HasPrefix(n, ".modinfo") {
 			r.note("section %s changed (%s): it counts only when the kernel boots or a module loads", n, why)
 		}

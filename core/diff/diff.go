@@ -91,8 +91,8 @@ type Result struct {
 	// Notes are for people: changes that the running kernel will never see, for example of code that runs at boot only.
 	Notes []string
 
-	// Init says that code or data of a module's init differ: CompareInit tells how.
-	Init bool
+	// Init says that code or data of a module's init differ: CompareInit tells how. Exit says so of its exit.
+	Init, Exit bool
 
 	pre, post *view
 	compare   *comparer

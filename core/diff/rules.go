@@ -43,6 +43,12 @@ var dropped = []string{
 // initSections are prefixes of the sections that hold a module's init: its functions, and the data that only those use.
 var initSections = []string{".init.text", ".init.data", ".init.rodata"}
 
+// noteDropped notes that something under ruleDrop differs, of a module's init or exit.
+func (r *Result) noteDropped(section string) {
+	r.Init = r.Init || hasPrefix(section, initSections)
+	r.Exit = r.Exit || strings.HasPrefix(section, ".exit.")
+}
+
 // quiet are prefixes under ruleQuiet: inputs of objtool and of the linker, seals of entries (a replacement may stay unsealed),
 // lists of runtime constants (the code is fixed up instead), printk's index of messages with their lines, and what is exported (core/create says it).
 var quiet = []string{

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -40,6 +41,17 @@ func parseModules(text, coming string) (map[string]Module, error) {
 		return nil, fmt.Errorf("read modules: %w", ErrHidden)
 	}
 	return out, nil
+}
+
+// IsLive says that the running kernel has a module, and its init has run.
+func IsLive(module string) (bool, error) {
+	text, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return false, fmt.Errorf("read the running kernel's modules: %w", err)
+	}
+	list, err := parseModules(string(text), "")
+	_, live := list[module]
+	return live, err
 }
 
 // structModuleSize bounds what is read of a struct module, in bytes.

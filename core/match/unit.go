@@ -141,7 +141,12 @@ func (u *unknowns) describe(v variable) string {
 
 // discarded says that run has thrown away a section's code.
 func (u *Unit) discarded(section string) bool {
-	return Discarded(section) && !(u.Init && (section == ".init.text" || strings.HasPrefix(section, ".init.text.")))
+	return Discarded(section) && !(u.Init && Init(section))
+}
+
+// Init says that the section holds code of a module's init.
+func Init(section string) bool {
+	return section == ".init.text" || strings.HasPrefix(section, ".init.text.")
 }
 
 // Discarded says whether code of the section is gone after boot or after a module's init, or was never linked in

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -78,8 +79,8 @@ func TestEveryByte(t *testing.T) {
 
 // another gives the first part's target another part.
 func another(u *Update, init bool) {
-	p := u.Manifest.Parts[0]
-	p.Name, p.Init, p.File = fmt.Sprintf("%s_%d", p.Name, len(u.Manifest.Parts)), init, p.File+".2"
+	p, n := u.Manifest.Parts[0], len(u.Manifest.Parts)
+	p.Name, p.Init, p.File = fmt.Sprintf("%s_%d", p.Name, n), init, fmt.Sprintf("%s.%d", p.File, n)
 	u.Files[p.File] = u.Files[u.Manifest.Parts[0].File]
 	u.Manifest.Parts = append(u.Manifest.Parts, p)
 }
@@ -91,6 +92,10 @@ func TestInitPart(t *testing.T) {
 	another(u, true)
 	if err := u.Write(&bytes.Buffer{}); err != nil {
 		t.Error(err)
+	}
+	another(u, true)
+	if err := u.Write(&bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "target sch_qfq has two parts") {
+		t.Errorf("two parts for before init: %v", err)
 	}
 }
 
@@ -108,7 +113,6 @@ func TestManifestRefused(t *testing.T) {
 		"no parts":              func(u *Update) { u.Manifest.Parts = nil },
 		"init of vmlinux":       func(u *Update) { u.Manifest.Parts[0].Target, u.Manifest.Parts[0].Init = "vmlinux", true },
 		"two parts of a target": func(u *Update) { another(u, false) },
-		"two parts for init":    func(u *Update) { another(u, true); another(u, true) },
 	}
 	for name, spoil := range tests {
 		u := sample()

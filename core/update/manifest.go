@@ -90,6 +90,8 @@ type Part struct {
 	// Init says that the part is for a module whose init waits for it, and replaces code of that too: it takes the place of the target's
 	// other part, where there is one.
 	Init bool `json:"init,omitempty"`
+	// AfterInit says that the module's init changes too, and no part carries that: before it, this part would not fit.
+	AfterInit bool `json:"after_init,omitempty"`
 	// Name is the part's own module name.
 	Name   string `json:"name"`
 	File   string `json:"file"`

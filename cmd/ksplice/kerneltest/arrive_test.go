@@ -35,6 +35,15 @@ const initPatch = `--- a/drivers/block/null_blk/main.c
  
 `
 
+// exitHunk changes its exit: no part of before init may make what that undoes.
+const exitHunk = `@@ -2335,4 +2335,5 @@
+ 	struct nullb *nullb;
+ 
++	pr_info("module goes\n");
+ 	configfs_unregister_subsystem(&nullb_subsys);
+ 
+`
+
 // zonePatch changes a function with a tracepoint: its part names keys that lie in null_blk.
 const zonePatch = `--- a/drivers/block/null_blk/zoned.c
 +++ b/drivers/block/null_blk/zoned.c
@@ -73,7 +82,9 @@ func TestArrive(t *testing.T) {
 		disk := l.create(t, "disk", []byte(diskPatch))
 		zone := l.create(t, "zone", []byte(zonePatch))
 		alone := l.create(t, "init", []byte(initPatch))
-		whole := l.create(t, "whole", []byte(diskPatch+initPatch[strings.Index(initPatch, "@@"):]))
+		initHunk := initPatch[strings.Index(initPatch, "@@"):]
+		whole := l.create(t, "whole", []byte(diskPatch+initHunk))
+		exit := l.create(t, "exit", []byte(diskPatch+initHunk+exitHunk))
 		files := map[string]string{}
 		for _, name := range []string{"null_blk", "watcher"} {
 			if files["/lib/"+name+".ko"], err = vmtest.BuildModule(t.Context(), l.kernel, "cmd/ksplice/kerneltest/testdata/"+name, name); err != nil {
@@ -100,6 +111,7 @@ func TestArrive(t *testing.T) {
 			{"alone", a.alone},
 			{"init alone", (&arriving{l, l.id(t, alone), alone}).initAlone},
 			{"init and more", (&arriving{l, l.id(t, whole), whole}).initAndMore},
+			{"after init", (&arriving{l, l.id(t, exit), exit}).afterInit},
 			{"keys", (&arriving{l, l.id(t, zone), zone}).keys}, // the last: its part stays
 		} {
 			ok := t.Run(part.name, func(t *testing.T) {
@@ -354,6 +366,9 @@ func (a *arriving) initAlone(t *testing.T) {
 	a.MustRun(t, "rmmod", "null_blk")
 	a.arm(t, "--before-init")
 	a.fails(t) // it comes to a module that goes at once, and to that which comes after
+	if log := a.MustRun(t, "dmesg"); !strings.Contains(log, "module null_blk went in its init; update "+a.id+":null_blk went with it") {
+		t.Errorf("an init that failed did so without its part:\n%s", log)
+	}
 	a.says(t, newInit, oldInit, "null_blk", "nr_devices=1")
 	if functions := a.functions(t); len(functions) > 0 {
 		t.Errorf("init is over, and %q are said to be replaced", functions)
@@ -368,8 +383,7 @@ func (a *arriving) initAlone(t *testing.T) {
 	a.clean(t)
 }
 
-// initAndMore has an update of a module's init and of what stays: a module that does not wait gets the rest. Another module may lie
-// where the init was.
+// initAndMore has an update of a module's init and of what stays. Another module may lie where the init was when it is undone.
 func (a *arriving) initAndMore(t *testing.T) {
 	a.arm(t, "--before-init")
 	a.says(t, newInit, oldInit, "null_blk", "nr_devices=1")
@@ -377,17 +391,28 @@ func (a *arriving) initAndMore(t *testing.T) {
 	if got := a.functions(t); len(got) == 0 || !slices.Equal(got, want[:len(got)]) {
 		t.Errorf("init is over, and %q are said to be replaced, want %q", got, want)
 	}
-	a.MustRun(t, "sh", "-c", "for i in 1 2 3; do insmod /lib/watcher.ko; rmmod watcher; done")
+	a.MustRun(t, "insmod", "/lib/watcher.ko")
+	same := a.saveText(t, "watcher")
 	a.must(t, exitRefused, "applied already", "check", a.file)
 	a.undo(t, a.id)
+	same()
+	a.MustRun(t, "rmmod", "watcher")
 	a.MustRun(t, "rmmod", "null_blk")
+	a.clean(t)
+}
 
-	a.arm(t)
-	a.says(t, oldInit, newInit, "null_blk", "nr_devices=0")
+// afterInit has an update that changes init and does not carry that: though init waits, the rest goes in after it.
+func (a *arriving) afterInit(t *testing.T) {
+	out := a.must(t, exitOK, "armed", "apply", "--before-init", "--before-init-wait", "2m", a.file)
+	if !strings.Contains(out, "its part goes in when the module is live, not before") {
+		t.Errorf("apply does not say that init will not have the update:\n%s", out)
+	}
+	a.says(t, oldDisk, newInit, "null_blk", "nr_devices=1")
 	poll(t, "null_blk to get its part", func() bool {
 		stage, _, _ := a.state(t, a.id+":null_blk")
 		return stage == "applied"
 	})
+	want := []string{"null_add_dev", "null_add_dev.cold"}
 	if got := a.functions(t); len(got) == 0 || !slices.Equal(got, want[:len(got)]) {
 		t.Errorf("%q are said to be replaced, want %q", got, want)
 	}
