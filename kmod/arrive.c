@@ -326,7 +326,7 @@ static void end_transactions(const struct module *mod, bool whole)
 			busy = t->committing;
 			if (whole && t->op == KSPLICE_OP_APPLY) {
 				t->expired = true;
-				busy |= t->update->coming != NULL;
+				busy |= !!t->update->coming;
 			}
 			if (busy || t->expired) {
 				WRITE_ONCE(t->abort, true);

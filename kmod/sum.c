@@ -156,5 +156,8 @@ bool ksplice_begins(unsigned long address, const char *name, const char *suffix)
 		return false;
 	if (end - symbol == strlen(name) && !strncmp(symbol, name, end - symbol))
 		return true;
+	/* The pad before a replacement has its name, too. */
+	if (str_has_prefix(symbol, "__pfx_"))
+		return false;
 	return n && end - symbol > n && !strncmp(end - n, suffix, n);
 }

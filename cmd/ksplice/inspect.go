@@ -128,8 +128,11 @@ func extractTo(dir string, u *update.Update) ([]string, error) {
 
 func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {
 	target := p.Target
-	if p.Init {
+	switch {
+	case p.Init:
 		target += " before its init"
+	case p.AfterInit:
+		target += " after its init"
 	}
 	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, target, size(p.Size))
 	for _, f := range p.Functions {

@@ -216,7 +216,7 @@ func labelled(v *view, i *item) []*item {
 
 // byContent says that a datum is a constant without an identity: __func__.5, CSWTCH.12.
 func byContent(v *view, i *item) bool {
-	_, numbered := stem(i.name())
+	_, numbered := objfile.Stem(i.name())
 	return numbered && constant(v, i) && len(v.refsIn(i.section, i.start, i.end)) == 0
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/ksplice/ksplice/core/objfile"
 )
 
 // Unit is a compared unit among others of one update.
@@ -26,7 +28,7 @@ func Moved(units []Unit) []Refusal {
 				continue
 			}
 			for _, y := range a.names {
-				k, _ := stem(y.Name)
+				k, _ := objfile.Stem(y.Name)
 				had[k] = append(had[k], &owner{u, a, y.Name})
 			}
 		}
@@ -39,7 +41,7 @@ func Moved(units []Unit) []Refusal {
 				continue
 			}
 			for _, y := range b.names {
-				k, _ := stem(y.Name)
+				k, _ := objfile.Stem(y.Name)
 				for _, o := range had[k] {
 					if o.unit == u || !o.continued(u, b, y.Name, y.Bind != elf.STB_LOCAL) {
 						continue
@@ -123,6 +125,6 @@ func (o *owner) move(u *Unit, b *item) {
 // renewed says that a fresh copy of a variable does no harm.
 // Renewable reports whether a variable of that name only remembers that a message was shown, so that a fresh one does no harm.
 func Renewable(name string) bool {
-	k, _ := stem(name)
+	k, _ := objfile.Stem(name)
 	return slices.Contains(renewable, strings.TrimSuffix(k, "."))
 }

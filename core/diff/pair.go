@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
@@ -43,7 +44,7 @@ func (p *pairer) names() {
 		m, order := map[nameKey][]*item{}, []nameKey(nil)
 		for _, i := range v.all {
 			for _, y := range i.names {
-				if _, numbered := stem(y.Name); numbered && y.Bind == elf.STB_LOCAL {
+				if _, numbered := objfile.Stem(y.Name); numbered && y.Bind == elf.STB_LOCAL {
 					continue
 				}
 				k := nameKey{i.kind, y.Name}
@@ -125,7 +126,7 @@ func unpaired(v *view, kind itemKind) map[string][]*item {
 		if i.kind != kind || i.pair != nil || !i.local() {
 			continue
 		}
-		if s, numbered := stem(i.name()); numbered {
+		if s, numbered := objfile.Stem(i.name()); numbered {
 			m[s] = append(m[s], i)
 		}
 	}
@@ -263,12 +264,12 @@ func tokens(v *view, i *item) (out []token, open bool) {
 		t := v.target(r)
 		k := token{text: prefix + t.String()}
 		if t.item != nil && t.item.kind == itemData && t.item.local() {
-			if s, numbered := stem(t.item.name()); numbered {
+			if s, numbered := objfile.Stem(t.item.name()); numbered {
 				k = token{prefix + s + fmt.Sprintf("%+#x", t.offset), t.item}
 				open = open || t.item.pair == nil
 			}
 		} else if t.item != nil && t.item.kind == itemFunction {
-			s, _ := stem(t.item.name())
+			s, _ := objfile.Stem(t.item.name())
 			k.text = prefix + s
 		}
 		out = append(out, k)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/semantic"
 )
 
@@ -12,7 +13,7 @@ import (
 func (v *view) static(i *item) (s semantic.Static, ok bool) {
 	for _, y := range i.names {
 		if s, ok := v.o.Statics[y.Name]; ok {
-			s.Name, _ = stem(s.Name)
+			s.Name, _ = objfile.Stem(s.Name)
 			return s, true
 		}
 	}
@@ -49,7 +50,7 @@ func everyItem(*item) bool       { return true }
 func (v *view) declarations(key func(semantic.Static) semantic.Static, wanted func(*item) bool) map[semantic.Static][]*item {
 	m := map[semantic.Static][]*item{}
 	for _, i := range v.all {
-		if _, numbered := stem(i.name()); i.kind != itemData || !i.local() || !numbered || !wanted(i) {
+		if _, numbered := objfile.Stem(i.name()); i.kind != itemData || !i.local() || !numbered || !wanted(i) {
 			continue
 		}
 		if s, ok := v.static(i); ok {
@@ -109,7 +110,7 @@ func open(v *view) map[string][]*item {
 	m := map[string][]*item{}
 	for _, i := range v.all {
 		if i.kind == itemData && i.pair == nil && i.local() && i.writable() && v.rules[i.section] == ruleData && i.section.Name != debugSection {
-			k, _ := stem(i.name())
+			k, _ := objfile.Stem(i.name())
 			m[k] = append(m[k], i)
 		}
 	}

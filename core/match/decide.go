@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/objfile"
 )
 
 // decide accepts the function's only candidate that matches and that no equation contradicts.
@@ -90,10 +91,30 @@ func (m *matcher) misnamed(e equation) string {
 			}
 		}
 	}
-	if name == "" || hasAddress(have, value) {
+	if name == "" {
+		return m.misnumbered(e)
+	}
+	if hasAddress(have, value) {
 		return ""
 	}
 	return fmt.Sprintf("at +%#x run names %s for %s, which the kernel's symbol table has at %#x", e.at, m.nameOf(value), name, have[0].Address)
+}
+
+// misnumbered is misnamed for names with numbers of the compiler's: where run has such a name at all, one with the same stem lies there.
+func (m *matcher) misnumbered(e equation) string {
+	value := e.value - e.p.offset
+	for _, y := range m.u.numbered[e.p.v] {
+		have := m.named(e.p.v.unit, y.Name)
+		stem, _ := objfile.Stem(y.Name)
+		if len(have) == 0 || slices.ContainsFunc(m.k.Symbols.At(value+y.Value), func(s kernel.Symbol) bool {
+			x, _ := objfile.Stem(s.Name)
+			return x == stem
+		}) {
+			continue
+		}
+		return fmt.Sprintf("at +%#x run names %s for %s, where the kernel's symbol table has none of that name", e.at, m.nameOf(value+y.Value), y.Name)
+	}
+	return ""
 }
 
 // hasAddress says that one of the symbols lies at an address, or that there are none.

@@ -220,6 +220,25 @@ func TestMisnamed(t *testing.T) {
 	}
 }
 
+// TestMisnumbered: the same for a name with a number of the compiler's, under which run may have another one.
+func TestMisnumbered(t *testing.T) {
+	for leads, want := range map[uint64]match.Status{data: match.StatusMatched, data + 8: match.StatusMatched, data + 0x10: match.StatusMismatch, data + 0x18: match.StatusMismatch} {
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "")
+		u.Data(".data.ops.3", "ops.3", elf.STB_LOCAL)
+		u.Func(".text.f", "f", global, "f", ref{Symbol: "ops.3"})
+		w.Symbol("", "f", text)
+		w.Symbol("", "ops.2", data)
+		w.Symbol("", "ops.3", data+8)
+		w.Symbol("", "other", data+0x10)
+		w.Memory[text] = matchtest.Code("f", leads)
+		s := solve(t, w, around{})
+		if f := &s.Functions[0]; f.Status != want || want == match.StatusMismatch && !strings.Contains(f.Reason, "for ops.3, where the kernel's symbol table has none of that name") {
+			t.Errorf("f leads to %#x: %s (%s), want %s", leads, f.Status, f.Reason, want)
+		}
+	}
+}
+
 // TestScopes: a module's globals are its own; two modules may each have one of a name.
 func TestScopes(t *testing.T) {
 	w := matchtest.New(t)

@@ -58,18 +58,22 @@ type unknowns struct {
 	units   []*Unit
 	globals map[variable]place // global symbols that units define
 	solved  map[variable]value
-	named   map[variable][]*objfile.Symbol // of a section, the functions and objects in it; names with numbers of the compiler's move
+	// named are the functions and objects of a section, numbered those whose names have numbers of the compiler's, which move.
+	named, numbered map[variable][]*objfile.Symbol
 }
 
 func newUnknowns(units []*Unit) *unknowns {
 	u := &unknowns{units: units, globals: map[variable]place{}, solved: map[variable]value{},
-		named: map[variable][]*objfile.Symbol{}}
+		named: map[variable][]*objfile.Symbol{}, numbered: map[variable][]*objfile.Symbol{}}
 	for i, unit := range units {
 		for _, s := range unit.File.Symbols {
-			if s.Section != nil && (s.Type == elf.STT_FUNC || s.Type == elf.STT_OBJECT) && s.Bind != elf.STB_WEAK &&
-				!strings.Contains(s.Name, ".") && !strings.HasPrefix(s.Name, "__UNIQUE_ID_") {
+			if s.Section != nil && (s.Type == elf.STT_FUNC || s.Type == elf.STT_OBJECT) && s.Bind != elf.STB_WEAK {
 				v := variable{unit: i, section: uint32(s.Section.Index)}
-				u.named[v] = append(u.named[v], s)
+				if _, numbered := objfile.Stem(s.Name); numbered {
+					u.numbered[v] = append(u.numbered[v], s)
+				} else if !strings.Contains(s.Name, ".") && !strings.HasPrefix(s.Name, "__UNIQUE_ID_") {
+					u.named[v] = append(u.named[v], s)
+				}
 			}
 			if s.Section == nil || s.Bind != elf.STB_GLOBAL || s.Name == "" {
 				continue

@@ -18,10 +18,12 @@ func (x *unitBuilder) datum(p *diff.Piece, y *objfile.Symbol, s *objfile.Section
 	if p.Table || p.Change != nil || y.Size == 0 || s.Name != ".data" && s.Name != ".bss" && !perCPU {
 		return
 	}
-	d := update.Datum{Unit: x.in.Unit.Source, Name: diff.Stem(y.Name), Symbol: y.Name, Size: y.Size, PerCPU: perCPU,
+	name, _ := objfile.Stem(y.Name)
+	d := update.Datum{Unit: x.in.Unit.Source, Name: name, Symbol: y.Name, Size: y.Size, PerCPU: perCPU,
 		Escapes: slices.Contains(x.in.Closure.Escapes, y.Name), Renewable: diff.Renewable(y.Name)}
 	if st, ok := x.in.Post.Statics[y.Name]; ok {
-		d.Function, d.Name = st.Function, diff.Stem(st.Name)
+		d.Function = st.Function
+		d.Name, _ = objfile.Stem(st.Name)
 	}
 	x.b.out.Data = append(x.b.out.Data, d)
 }
