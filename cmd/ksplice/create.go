@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -56,6 +57,8 @@ type createFlags struct {
 	reverse                    bool
 	on, units                  []string
 	moduleSource, moduleBuilt  string
+	accept, because            []string
+	report                     bool
 	jobs                       int
 }
 
@@ -68,7 +71,8 @@ before and after it, compares the object code and writes what changed, with all 
 one file. The kernel itself is not built, and the machine that create runs on is not changed.
 
 The patch must apply exactly (-p1). A patch that changes the layout of a structure or the initial value of data that
-exists in the running kernel is refused, by name.
+exists in the running kernel is refused, by name, unless a transform plugin carries that, or --accept says that it does
+no harm. --report tells what there is of this, and makes no update.
 
 A module that was built outside of the kernel's source (by dkms, say) is patched with --module-source; the patch's paths are relative to
 that directory, which must hold what the running module was built from.`,
@@ -85,6 +89,9 @@ that directory, which must hold what the running module was built from.`,
 			f.builderFlags.flags(fs)
 			fs.StringVar(&f.moduleSource, "module-source", "", "the patch is for a module that is not the kernel's own: the `DIRECTORY` of its source, the one that make's M= names")
 			fs.StringVar(&f.moduleBuilt, "module-built", "", "the `DIRECTORY` in which the running module was built (default: that of --module-source)")
+			fs.BoolVar(&f.report, "report", false, "tell what the patch changes of what existing data mean, and who carries it; make no update")
+			fs.StringArrayVar(&f.accept, "accept", nil, "take an `ITEM` of the report upon yourself: data that exist stay as they are")
+			fs.StringArrayVar(&f.because, "because", nil, "the `TEXT` that says why that does no harm, one for each --accept; it travels with the update")
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -121,6 +128,10 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			f.version = unix.ByteSliceToString(u.Version[:])
 		}
 	}
+	accept, err := f.accepted()
+	if err != nil {
+		return err
+	}
 	if f.moduleSource == "" && f.moduleBuilt != "" {
 		return usagef("--module-built goes with --module-source only")
 	}
@@ -154,7 +165,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
-		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt,
+		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt, Accept: accept, ReportOnly: f.report,
 		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
 		Arch:       func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
 		Transforms: e.transforms,
@@ -168,6 +179,9 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	p.close()
 	if err != nil {
 		return err
+	}
+	if f.report {
+		return e.result(report, func(w io.Writer) { printItems(w, report) })
 	}
 	if err := u.WriteFile(f.output); err != nil {
 		return err
@@ -192,6 +206,47 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			}
 		}
 	})
+}
+
+// accepted pairs --accept with --because.
+func (f *createFlags) accepted() (map[string]string, error) {
+	if len(f.accept) != len(f.because) {
+		return nil, usagef("%d times --accept and %d times --because: say why for each", len(f.accept), len(f.because))
+	}
+	out := map[string]string{}
+	for i, id := range f.accept {
+		if strings.TrimSpace(f.because[i]) == "" {
+			return nil, usagef("--accept %s: --because says nothing", id)
+		}
+		if _, twice := out[id]; twice {
+			return nil, usagef("--accept %s is there twice", id)
+		}
+		out[id] = f.because[i]
+	}
+	return out, nil
+}
+
+// printItems prints what a patch changes of what existing data mean.
+func printItems(w io.Writer, report *create.Report) {
+	for _, n := range report.Notes {
+		fmt.Fprintf(w, "note\t%s\n", n)
+	}
+	for _, it := range report.Items {
+		by := "nobody carries it"
+		switch c := it.Claim; {
+		case c != nil && c.Plugin == "":
+			by = "accepted: " + c.Because
+		case c != nil:
+			by = "carried by " + c.Plugin + ": " + c.Because
+		}
+		fmt.Fprintf(w, "item\t%s\n\t%s\n\t%s\n", it.ID, it.Detail, by)
+	}
+	for _, r := range report.Refusals {
+		fmt.Fprintf(w, "refused\t%s\n", r.Text)
+	}
+	if len(report.Items)+len(report.Refusals) == 0 {
+		fmt.Fprintf(w, "nothing\tit changes nothing of what existing data mean\n")
+	}
 }
 
 // transforms returns all transform plugins.

@@ -87,6 +87,10 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					fmt.Fprintf(w, "patch\t%s\t+%d -%d\n", f.Path, f.Added, f.Removed)
 				}
 				for _, c := range m.Claims {
+					if c.Plugin == "" {
+						fmt.Fprintf(w, "accepted\t%s\tby the author: %s\n", c.Item, c.Because)
+						continue
+					}
 					fmt.Fprintf(w, "carried\t%s\tby %s: %s\n", c.Item, c.Plugin, c.Because)
 				}
 				for _, x := range m.Units {

@@ -43,6 +43,9 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	for _, x := range units {
 		pieces = append(pieces, []byte(x.Object), x.pre.bytes, x.post.bytes)
 	}
+	for _, c := range r.claims { // what is carried and what is left is in the parts
+		pieces = append(pieces, []byte(c.Item), []byte(c.Plugin))
+	}
 	m.ID = update.ID(pieces...)
 	r.report.ID = m.ID
 	m.Claims = r.claims

@@ -198,7 +198,6 @@ func (r *run) strip(s *side, name string) error {
 func (r *run) layout(group []*unit) ([]local, error) {
 	var open []local
 	var reasons []string
-	certain := false
 	for _, u := range group {
 		if !u.paired() || u.pre.object.SHA256 == u.post.object.SHA256 {
 			continue
@@ -215,23 +214,23 @@ func (r *run) layout(group []*unit) ([]local, error) {
 			}
 			if c.Confined {
 				open = append(open, local{u, *c})
+				continue
 			}
-			certain = certain || !c.Confined
-			if text := misread(c); !slices.Contains(reasons, text) {
+			if text := r.misread(u, c); text != "" && !slices.Contains(reasons, text) {
 				reasons = append(reasons, text)
 			}
 		}
 	}
-	if certain {
-		return nil, refuse(ReasonState, reasons...)
+	if len(reasons) == 0 {
+		return open, nil
 	}
-	return open, nil
-}
-
-// misread is the reason against a change of a type.
-func misread(c *semantic.Change) string {
-	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over",
-		c.Kind, c.Name, c.Where, c.Detail)
+	// What might be proved of the others does not help any more.
+	for _, c := range open {
+		if text := r.misread(c.unit, &c.Change); text != "" && !slices.Contains(reasons, text) {
+			reasons = append(reasons, text)
+		}
+	}
+	return nil, refuse(ReasonState, reasons...)
 }
 
 // note adds a note to the report, once.
@@ -251,11 +250,20 @@ func (r *run) compare(ctx context.Context) error {
 		return err
 	}
 	var reasons []Reason
-	refused := func(where string, list []diff.Refusal) {
+	refused := func(u *unit, list []diff.Refusal) {
 		for _, x := range list {
-			text := fmt.Sprintf("%s%s: %s", where, x.Where, x.Reason)
+			text := x.Where + ": " + x.Reason
 			if x.Fix != "" {
 				text += "; " + x.Fix
+			}
+			if u != nil {
+				text = u.Object + ": " + text
+			}
+			if x.Initialiser && u != nil {
+				if r.o.ReportOnly {
+					continue // an item says so
+				}
+				text += ", or --accept " + u.initialiser(x.Where) + " where the old value does no harm"
 			}
 			kind := ReasonUnsupported
 			if x.State {
@@ -281,7 +289,7 @@ func (r *run) compare(ctx context.Context) error {
 	if err := r.inits(); err != nil {
 		return err
 	}
-	refused("", diff.Moved(compared))
+	refused(nil, diff.Moved(compared))
 	if err := r.locals(ctx, open); err != nil {
 		return err
 	}
@@ -289,9 +297,12 @@ func (r *run) compare(ctx context.Context) error {
 		return err
 	}
 	r.settleInits()
+	if err := r.unknownItems(); err != nil {
+		return err
+	}
 	for _, u := range r.units {
 		res := u.result
-		refused(u.Object+": ", res.Refusals)
+		refused(u, res.Refusals)
 		c := Changed{Source: u.Source, Module: u.Module}
 		for _, f := range res.Functions {
 			switch f.Kind {
@@ -326,9 +337,13 @@ func (r *run) compare(ctx context.Context) error {
 	}
 	if len(reasons) > 0 {
 		sortReasons(reasons)
+		if r.o.ReportOnly {
+			r.report.Refusals = reasons
+			return nil
+		}
 		return &RefusedError{reasons}
 	}
-	if !changed {
+	if !changed && !r.o.ReportOnly {
 		why := "no function's object code changes: the running kernel would behave the same"
 		if len(added) > 0 {
 			why += ", nothing in it would call what is new (" + strings.Join(added, ", ") + ")"

@@ -48,6 +48,11 @@ type Options struct {
 	// ModuleBuilt is the directory in which the running module was built: messages have its name.
 	ModuleSource, ModuleBuilt string
 
+	// Accept has, by their IDs, the items of the report that the author takes upon himself, and why.
+	Accept map[string]string
+	// ReportOnly makes no update: the report is all that is wanted.
+	ReportOnly bool
+
 	BackendName string
 	ArchInfo    plugin.Info
 	// Arch gives the architecture plugin for an ELF machine number.
@@ -77,7 +82,10 @@ type Report struct {
 	Cached     int       `json:"cached"`
 	Changed    []Changed `json:"changed"`
 	Notes      []string  `json:"notes,omitempty"`
-	Stages     []Stage   `json:"stages"`
+	// Items are the changes of what existing data mean. Refusals are what else is in the way of an update, where the report alone was wanted.
+	Items    []*Item  `json:"items,omitempty"`
+	Refusals []Reason `json:"refusals,omitempty"`
+	Stages   []Stage  `json:"stages"`
 }
 
 // Changed is one unit with differences.
@@ -126,7 +134,7 @@ type run struct {
 	searched map[string]bool
 }
 
-// Create makes an update.
+// Create makes an update; none with Options.ReportOnly.
 func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 	dir, done, err := o.Builder.Temporary("create")
 	if err != nil {
@@ -176,7 +184,7 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 		return nil, err
 	}
 	r.stage("diff")
-	if err := r.compare(ctx); err != nil {
+	if err := r.compare(ctx); err != nil || r.o.ReportOnly {
 		return nil, err
 	}
 	r.stage("link")

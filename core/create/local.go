@@ -43,7 +43,7 @@ func (r *run) locals(ctx context.Context, list []local) error {
 		names, err := c.unit.replacesAll(c.Name, sides)
 		if err != nil {
 			r.debug(c, err)
-			if text := misread(&c.Change); !slices.Contains(reasons, text) {
+			if text := r.misread(c.unit, &c.Change); text != "" && !slices.Contains(reasons, text) {
 				reasons = append(reasons, text)
 			}
 			continue

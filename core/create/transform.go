@@ -10,7 +10,6 @@ import (
 
 	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/semantic"
-	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -31,8 +30,19 @@ type initialiser struct {
 // stays refused.
 func (r *run) transform(ctx context.Context) error {
 	items, err := r.initialisers()
-	if err != nil || len(items) == 0 {
+	if err != nil {
 		return err
+	}
+	items = slices.DeleteFunc(items, func(n *initialiser) bool {
+		it := r.item(n.item.ID, "initialiser", n.unit.Object, n.item.Detail)
+		if !r.accepted(it) {
+			return false
+		}
+		n.unit.accept(n.item.Name)
+		return true
+	})
+	if len(items) == 0 {
+		return nil
 	}
 	plugins, err := r.o.Transforms(ctx)
 	if err != nil {
@@ -60,7 +70,7 @@ func (r *run) initialisers() ([]*initialiser, error) {
 				continue
 			}
 			n := &initialiser{unit: u, datum: &u.result.Data[i]}
-			n.item = transform.Item{ID: "initialiser:" + u.where() + ":" + f.Where, Kind: transform.ItemInitialiser, Unit: u.Object, Name: f.Where, Detail: f.Reason}
+			n.item = transform.Item{ID: u.initialiser(f.Where), Kind: transform.ItemInitialiser, Unit: u.Object, Name: f.Where, Detail: f.Reason}
 			n.item.Pre, n.item.Post = u.result.Initial(n.datum)
 			fields, _, err := semantic.Fields(u.pre.object.Path, n.datum.Pre.Name, n.datum.Bytes)
 			if err != nil {
@@ -76,6 +86,17 @@ func (r *run) initialisers() ([]*initialiser, error) {
 	}
 	return out, nil
 }
+
+// accept leaves a datum of run as it is, though post fills it otherwise.
+func (u *unit) accept(datum string) {
+	u.result.Leave(datum)
+	if u.init != nil {
+		u.init.Leave(datum)
+	}
+}
+
+// initialiser is the ID of the item that a datum of the unit is filled otherwise.
+func (u *unit) initialiser(datum string) string { return "initialiser:" + u.where() + ":" + datum }
 
 // where names a unit: its object, and the module where it is of one.
 func (u *unit) where() string { return strings.TrimPrefix(u.Module+":"+u.Object, ":") }
@@ -134,7 +155,7 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, items []*initia
 			_ = n.unit.init.Rewrite(n.item.Name, fields)
 		}
 		because := resp.Because[n.item.ID]
-		r.claims = append(r.claims, update.Claim{Item: n.item.ID, Plugin: p.Name, Because: because})
+		r.claim(r.item(n.item.ID, "initialiser", n.unit.Object, n.item.Detail), p.Name, because)
 		r.o.Say("carried", fmt.Sprintf("%s by %s: %s", n.item.Name, p.Name, because))
 	}
 	return rest, nil

@@ -84,6 +84,11 @@ func (r *Result) Rewrite(datum string, fields []Field) error {
 	return nil
 }
 
+// Leave takes back the refusal of a changed initialiser: run's datum stays as it is, and new code reads that.
+func (r *Result) Leave(datum string) {
+	r.Refusals = slices.DeleteFunc(r.Refusals, func(f Refusal) bool { return f.Initialiser && f.Where == datum })
+}
+
 // Sets names the fields that Rewrite has written.
 func (r *Result) Sets() []string {
 	var out []string

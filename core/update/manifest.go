@@ -30,11 +30,11 @@ type Manifest struct {
 	Claims []Claim `json:"claims,omitempty"`
 }
 
-// Claim is a semantic change that a transform plugin carries.
+// Claim is a semantic change that a transform plugin carries, or that the author takes upon himself: then Plugin is empty.
 type Claim struct {
 	// Item names the change: "initialiser:net/sched/sch_plug.o:plug_qdisc_ops".
 	Item    string `json:"item"`
-	Plugin  string `json:"plugin"`
+	Plugin  string `json:"plugin,omitempty"`
 	Because string `json:"because"`
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ksplice/ksplice/core/create"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/core/vmtest"
 	"github.com/ksplice/ksplice/examples"
@@ -38,6 +39,7 @@ func TestCreate(t *testing.T) {
 		t.Run("header", func(t *testing.T) { l.headerLayout(t) })
 		t.Run("reach", func(t *testing.T) { l.reach(t) })
 		t.Run("keys", func(t *testing.T) { l.keys(t) })
+		t.Run("items", func(t *testing.T) { l.items(t) })
 		t.Run("vanilla tree", func(t *testing.T) { l.vanilla(t, e, patch) })
 	})
 }
@@ -296,4 +298,77 @@ func (l *lab) unpackSource(t *testing.T) string {
 		}
 	}
 	return filepath.Join(dir, "source")
+}
+
+// items reports what two patches change of what existing data mean, and makes an update of one that its author accepts, under another id
+// than where nobody or somebody else takes it.
+func (l *lab) items(t *testing.T) {
+	file := func(name string, text []byte, err error) string {
+		path := filepath.Join(l.share, name+".patch")
+		if err == nil {
+			err = os.WriteFile(path, text, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text, err := examples.Refusal{Name: "layout"}.Patch(l.series())
+	layout := file("layout", text, err)
+	e, err := examples.Get("overcommit-ratio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err = e.Patch(l.series())
+	ratio := file("ratio", text, err)
+	run := func(want int, args ...string) string {
+		t.Helper()
+		out, errs, exit := l.host(t, append([]string{"create", "--kernel", l.kernel.Release}, args...)...)
+		if exit != want {
+			t.Fatalf("create %q: exit code %d, want %d\n%s%s", args, exit, want, out, errs)
+		}
+		return out + errs
+	}
+	report := func(path string) create.Report {
+		t.Helper()
+		var r create.Report
+		if err := json.Unmarshal([]byte(run(exitOK, "--report", "--json", "--patch", path)), &r); err != nil || len(r.Items) != 1 {
+			t.Fatalf("the report of %s: %v, items %v", path, err, r.Items)
+		}
+		return r
+	}
+	const id, ratioID = "layout:fs/eventfd.c:eventfd_ctx", "initialiser:mm/util.o:sysctl_overcommit_ratio"
+	if it := report(layout).Items[0]; it.ID != id || it.Claim != nil || !slices.Equal(it.Units, []string{"fs/eventfd.o"}) {
+		t.Errorf("the item of a layout: %+v", it)
+	}
+	if it := report(ratio).Items[0]; it.ID != ratioID || it.Claim == nil || it.Claim.Plugin != "initdata" {
+		t.Errorf("the item of an initialiser: %+v", it)
+	}
+	said := run(exitRefused, "--patch", layout, "-o", filepath.Join(l.share, "layout.ksplice"))
+	if !strings.Contains(said, "--accept "+id) {
+		t.Errorf("the refusal does not say what could be accepted: %s", said)
+	}
+	run(exitUsage, "--patch", layout, "--accept", id, "-o", filepath.Join(l.share, "layout.ksplice"))
+	run(exitRefused, "--patch", layout, "--accept", id, "--because", "a test", "--accept", "layout:x.c:y", "--because", "a test", "-o", filepath.Join(l.share, "layout.ksplice"))
+	var ids []string
+	for name, args := range map[string][]string{"layout": {"--patch", layout, "--accept", id, "--because", "nobody lives long"},
+		"carried": {"--patch", ratio}, "left": {"--patch", ratio, "--accept", ratioID, "--because", "who set it knows why"}} {
+		path := filepath.Join(l.share, name+".ksplice")
+		run(exitOK, append(args, "-o", path)...)
+		u, err := update.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, u.Manifest.ID)
+		c, writes := u.Manifest.Claims[0], len(u.Manifest.Parts[0].Writes)
+		if accepted := name != "carried"; (c.Plugin == "") != accepted || writes != map[bool]int{false: 1, true: 0}[accepted] {
+			t.Errorf("%s: claim %+v, %d writes", name, c, writes)
+		}
+		if out, errs, _ := l.host(t, "inspect", path); name == "layout" && !strings.Contains(out, "by the author: nobody lives long") {
+			t.Errorf("inspect does not show what was accepted: %s%s", out, errs)
+		}
+	}
+	if slices.Sort(ids); len(slices.Compact(ids)) != 3 {
+		t.Errorf("ids %q", ids)
+	}
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/ksplice/ksplice/cmd/ksplice/kerneltest/internal/mutation"
 	"github.com/ksplice/ksplice/core/kernel"
-	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/core/update"
@@ -97,18 +96,6 @@ func (s *subject) bootedBytes(t *testing.T, count int) {
 		sites++
 	}
 	t.Logf("booted byte: %d mutations: %d refused, %d other forms of places that the kernel rewrites", count, refused, sites)
-}
-
-// byContent says that a byte of a function lies in a field that leads to a string or constant, whose content was found where it leads now.
-func (s *subject) byContent(got *outcome, f *match.Function, at uint64) bool {
-	y := s.units[f.Unit].File.Symbols[f.Symbol]
-	return slices.ContainsFunc(s.units[f.Unit].Desc.Refs, func(r arch.Ref) bool {
-		if int(r.Section) != y.Section.Index || y.Value+at-r.At >= uint64(r.Size) {
-			return false
-		}
-		_, ok := got.sol.Field(f.Unit, f.Symbol, r.At-y.Value)
-		return ok
-	})
 }
 
 // guest is a plan for the kernel module and what it is made from.

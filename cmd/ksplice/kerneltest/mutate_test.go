@@ -148,6 +148,18 @@ func (s *subject) same(got *outcome) string {
 	return ""
 }
 
+// byContent says that a byte of a function lies in a field that leads to a string or constant, whose content was found where it leads now.
+func (s *subject) byContent(got *outcome, f *match.Function, at uint64) bool {
+	y := s.units[f.Unit].File.Symbols[f.Symbol]
+	return slices.ContainsFunc(s.units[f.Unit].Desc.Refs, func(r arch.Ref) bool {
+		if int(r.Section) != y.Section.Index || y.Value+at-r.At >= uint64(r.Size) {
+			return false
+		}
+		_, ok := got.sol.Field(f.Unit, f.Symbol, r.At-y.Value)
+		return ok
+	})
+}
+
 // newSubject reads an update and the image of the kernel that it is for.
 func newSubject(t *testing.T, l *lab, name string, a arch.Arch, k *kernel.Kernel) *subject {
 	t.Helper()

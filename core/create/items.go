@@ -1,0 +1,94 @@
+package create
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/ksplice/ksplice/core/semantic"
+	"github.com/ksplice/ksplice/core/update"
+)
+
+// Item is a change of what data mean that exist in the running kernel: the update is made when somebody takes it upon himself.
+type Item struct {
+	// ID names it: "layout:fs/eventfd.c:eventfd_ctx", "initialiser:sch_plug:net/sched/sch_plug.o:plug_qdisc_ops".
+	ID string `json:"id"`
+	// Kind is "layout" or "initialiser".
+	Kind string `json:"kind"`
+	// Units are the objects that have to do with it.
+	Units  []string `json:"units"`
+	Detail string   `json:"detail"`
+	// Claim says who takes it; nil: nobody does.
+	Claim *update.Claim `json:"claim,omitempty"`
+}
+
+// item returns the report's item of an ID, a new one where it has none. Details that differ between units are all told.
+func (r *run) item(id, kind, unit, detail string) *Item {
+	i := slices.IndexFunc(r.report.Items, func(it *Item) bool { return it.ID == id })
+	if i < 0 {
+		i = len(r.report.Items)
+		r.report.Items = append(r.report.Items, &Item{ID: id, Kind: kind, Detail: detail})
+	}
+	it := r.report.Items[i]
+	if !slices.Contains(it.Units, unit) {
+		it.Units = append(it.Units, unit)
+	}
+	if !strings.Contains(it.Detail, detail) {
+		it.Detail += "; " + detail
+	}
+	return it
+}
+
+// claim notes who takes an item.
+func (r *run) claim(it *Item, plugin, because string) {
+	if it.Claim != nil {
+		return
+	}
+	it.Claim = &update.Claim{Item: it.ID, Plugin: plugin, Because: because}
+	r.claims = append(r.claims, *it.Claim)
+}
+
+// accepted says that the author takes an item, and notes that.
+func (r *run) accepted(it *Item) bool {
+	because, ok := r.o.Accept[it.ID]
+	if ok {
+		r.claim(it, "", because)
+	}
+	return ok
+}
+
+// misread takes a changed type into the report. It returns the reason against it, none where the author accepts it, or a report is all
+// that is wanted.
+func (r *run) misread(u *unit, c *semantic.Change) (reason string) {
+	file, _, _ := strings.Cut(c.Where, ":")
+	it := r.item("layout:"+file+":"+c.Name, "layout", u.Object, fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))
+	if r.accepted(it) || r.o.ReportOnly {
+		return ""
+	}
+	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over, or --accept %s where it does no harm",
+		c.Kind, c.Name, c.Where, c.Detail, it.ID)
+}
+
+// unknownItems refuses what the author accepts and the patch does not change.
+func (r *run) unknownItems() error {
+	var reasons []string
+	for _, id := range slices.Sorted(maps.Keys(r.o.Accept)) {
+		if slices.ContainsFunc(r.report.Items, func(it *Item) bool { return it.ID == id }) {
+			continue
+		}
+		text := fmt.Sprintf("--accept %s: the patch changes nothing of that name", id)
+		if len(r.report.Items) > 0 {
+			var have []string
+			for _, it := range r.report.Items {
+				have = append(have, it.ID)
+			}
+			text += "; what it changes is " + strings.Join(have, ", ")
+		}
+		reasons = append(reasons, text)
+	}
+	if len(reasons) > 0 {
+		return refuse(ReasonState, reasons...)
+	}
+	return nil
+}
