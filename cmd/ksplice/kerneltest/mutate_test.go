@@ -61,6 +61,7 @@ type subject struct {
 
 // outcome is what the kernel module would be given, and all that matching learned.
 type outcome struct {
+	units    []*match.Unit
 	sol      *match.Solution
 	bindings []*bind.Binding
 }
@@ -89,7 +90,7 @@ func (r *road) judge(ctx context.Context) (*outcome, error) {
 	if err := sol.Err(); err != nil {
 		return nil, err
 	}
-	out := &outcome{sol: sol}
+	out := &outcome{units: r.units, sol: sol}
 	in := &bind.Input{Kernel: r.k, Manifest: r.m, Units: r.units, Solution: sol}
 	for i := range r.m.Parts {
 		b, err := bind.Part(in, &r.m.Parts[i])
@@ -128,7 +129,7 @@ func (s *subject) same(got *outcome) string {
 			n := uint32(y + 1)
 			want, ok := s.base.sol.Value(ui, n)
 			have, known := got.sol.Value(ui, n)
-			if ok && known && have != want {
+			if ok && known && have != want && sameSymbol(u, got.units[ui], n) {
 				return fmt.Sprintf("symbol %d (%s) of %s lies at %#x, not at %#x", n, u.File.Symbols[n].Name, u.Name, have, want)
 			}
 		}
@@ -146,6 +147,19 @@ func (s *subject) same(got *outcome) string {
 		}
 	}
 	return ""
+}
+
+// sameSymbol says that a symbol stands for the same place of a unit, which may have been changed. Where it does not, its value says nothing:
+// the slots tell whether the update uses it.
+func sameSymbol(a, b *match.Unit, n uint32) bool {
+	if int(n) >= len(b.File.Symbols) {
+		return false
+	}
+	x, y := a.File.Symbols[n], b.File.Symbols[n]
+	if x.Section == nil || y.Section == nil {
+		return x.Section == y.Section
+	}
+	return x.Section.Index == y.Section.Index && x.Value == y.Value
 }
 
 // byContent says that a byte of a function lies in a field that leads to a string or constant, whose content was found where it leads now.
