@@ -469,22 +469,28 @@ func TestOnTop(t *testing.T) {
 
 // TestPieces: a piece of a function that an update replaced refers to the middle of the replacement, as whose address counts the function's.
 func TestPieces(t *testing.T) {
-	const replacement = 0xffffffffc0100000
-	w := matchtest.New(t)
-	u := w.Unit("a.o", "")
-	cold := u.Func(".text.unlikely.f", "f.cold", elf.STB_LOCAL, "f.cold after the first update", ref{Symbol: "f"})
-	f := u.Func(".text.f", "f", global, "f after the first update", ref{Symbol: "f.cold"})
-	u.Func(".text.g", "g", global, "g", ref{Symbol: "f"})
-	w.Symbol("", "f", text)
-	w.Symbol("", "g", text+0x100)
-	w.Memory[text] = matchtest.Code("f with a jump in it", data)
-	w.Memory[text+0x100] = matchtest.Code("g", text)
-	w.Memory[replacement] = matchtest.Code("f after the first update", replacement+0x800)
-	w.Memory[replacement+0x800] = matchtest.Code("f.cold after the first update", replacement)
-	s := solve(t, w, around{redirects: []kernel.Redirect{{Code: text, Replacement: replacement, ID: "0badcafe", Part: "ksplice_0badcafe_vmlinux", Name: "f"}}})
-	verdicts(t, s, verdict{"f.cold", match.StatusMatched, replacement + 0x800}, verdict{"f", match.StatusMatched, text}, verdict{"g", match.StatusMatched, text + 0x100})
-	value(t, s, 0, f, text)
-	value(t, s, 0, cold, replacement+0x800)
+	const replacement, part = 0xffffffffc0100000, "ksplice_0badcafe_vmlinux"
+	for _, piece := range []string{"f.cold", "f.isra.0.cold"} { // the first one's name has no number of the compiler's
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "")
+		cold := u.Func(".text.unlikely.f", piece, elf.STB_LOCAL, "f.cold after the first update", ref{Symbol: "f"})
+		f := u.Func(".text.f", "f", global, "f after the first update", ref{Symbol: piece})
+		u.Func(".text.g", "g", global, "g", ref{Symbol: "f"})
+		w.Symbol("", "f", text)
+		w.Symbol("", "g", text+0x100)
+		w.Symbol("", piece, text+0x200)
+		w.Symbol(part, piece+".ksplice", replacement+0x800)
+		w.Memory[text] = matchtest.Code("f with a jump in it", data)
+		w.Memory[text+0x100] = matchtest.Code("g", text)
+		w.Memory[text+0x200] = matchtest.Code("f.cold", text)
+		w.Memory[replacement] = matchtest.Code("f after the first update", replacement+0x800)
+		w.Memory[replacement+0x800] = matchtest.Code("f.cold after the first update", replacement)
+		s := solve(t, w, around{redirects: []kernel.Redirect{{Code: text, Replacement: replacement, ID: "0badcafe", Part: part, Name: "f"},
+			{Code: text + 0x200, ID: "0badcafe", Part: part, Name: piece}}})
+		verdicts(t, s, verdict{piece, match.StatusMatched, replacement + 0x800}, verdict{"f", match.StatusMatched, text}, verdict{"g", match.StatusMatched, text + 0x100})
+		value(t, s, 0, f, text)
+		value(t, s, 0, cold, replacement+0x800)
+	}
 }
 
 // TestBrought: what an update brought is found in its part, for objects made on top of that update only.

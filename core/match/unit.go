@@ -58,7 +58,8 @@ type unknowns struct {
 	units   []*Unit
 	globals map[variable]place // global symbols that units define
 	solved  map[variable]value
-	// named are the functions and objects of a section, numbered those whose names have numbers of the compiler's, which move.
+	// named are the functions and objects of a section, numbered the objects whose names have numbers of the compiler's, which move. Functions
+	// of such names are compared themselves, and replacements have other names.
 	named, numbered map[variable][]*objfile.Symbol
 }
 
@@ -69,7 +70,7 @@ func newUnknowns(units []*Unit) *unknowns {
 		for _, s := range unit.File.Symbols {
 			if s.Section != nil && (s.Type == elf.STT_FUNC || s.Type == elf.STT_OBJECT) && s.Bind != elf.STB_WEAK {
 				v := variable{unit: i, section: uint32(s.Section.Index)}
-				if _, numbered := objfile.Stem(s.Name); numbered {
+				if _, numbered := objfile.Stem(s.Name); numbered && s.Type == elf.STT_OBJECT {
 					u.numbered[v] = append(u.numbered[v], s)
 				} else if !strings.Contains(s.Name, ".") && !strings.HasPrefix(s.Name, "__UNIQUE_ID_") {
 					u.named[v] = append(u.named[v], s)
