@@ -286,8 +286,7 @@ static void expire(const char *id)
 		busy = u && u->stage != KSPLICE_APPLIED && !list_empty(&u->parts) && look < SETTLE_LOOKS;
 		if (t && t->update == u && !t->committed) {
 			t->expired = true;
-			WRITE_ONCE(t->abort, true);
-			wake_up_all(&t->wait);
+			ksplice_give_up(t);
 			busy |= t->committing || u->coming;
 		}
 		mutex_unlock(&ksplice_lock);
@@ -328,10 +327,8 @@ static void end_transactions(const struct module *mod, bool whole)
 				t->expired = true;
 				busy |= !!t->update->coming;
 			}
-			if (busy || t->expired) {
-				WRITE_ONCE(t->abort, true);
-				wake_up_all(&t->wait);
-			}
+			if (busy || t->expired)
+				ksplice_give_up(t);
 		}
 		mutex_unlock(&ksplice_lock);
 		if (busy)

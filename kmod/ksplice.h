@@ -210,6 +210,13 @@ struct ksplice_transaction {
 	u32 nr_found;		/* may exceed the room */
 };
 
+/* The commit of a transaction ends at its next look, unless the machine stands already. */
+static inline void ksplice_give_up(struct ksplice_transaction *t)
+{
+	WRITE_ONCE(t->abort, true);
+	wake_up_all(&t->wait);
+}
+
 #define ksplice_for_each_member(m, t) \
 	for ((m) = (t)->members; (m) < (t)->members + (t)->nr_members; (m)++)
 

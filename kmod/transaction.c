@@ -131,8 +131,7 @@ void ksplice_drop(struct ksplice_transaction *t)
 {
 	struct ksplice_member *m;
 
-	WRITE_ONCE(t->abort, true);
-	wake_up_all(&t->wait);
+	ksplice_give_up(t);
 	fetch_thread(t);
 	ksplice_thaw(t);
 
@@ -310,8 +309,7 @@ int ksplice_suspend(bool begin)
 	mutex_lock(&ksplice_lock);
 	suspended = begin;
 	if (begin && ksplice_open && ksplice_open->committing) {
-		WRITE_ONCE(ksplice_open->abort, true);
-		wake_up_all(&ksplice_open->wait);
+		ksplice_give_up(ksplice_open);
 		suspended = false;
 		err = -EBUSY;
 	}

@@ -93,7 +93,10 @@ func units(ctx context.Context, m *update.Manifest, files map[string][]byte, a a
 		}
 		var parts []string
 		for _, id := range m.Base {
-			parts = append(parts, engine.PartName(id, cmp.Or(mu.Module, "vmlinux")), engine.InitPartName(id, mu.Module))
+			parts = append(parts, engine.PartName(id, cmp.Or(mu.Module, "vmlinux")))
+			if mu.Module != "" {
+				parts = append(parts, engine.InitPartName(id, mu.Module))
+			}
 		}
 		out = append(out, &match.Unit{Name: mu.Object, Module: mu.Module, Parts: parts, Object: plugin.File{Path: path, SHA256: mu.SHA256},
 			Target: arch.Target{Machine: m.Kernel.Machine, Facts: m.Facts, Config: m.Config, Module: mu.Module != ""}})

@@ -122,7 +122,6 @@ func (o *owner) move(u *Unit, b *item) {
 	}
 }
 
-// renewed says that a fresh copy of a variable does no harm.
 // Renewable reports whether a variable of that name only remembers that a message was shown, so that a fresh one does no harm.
 func Renewable(name string) bool {
 	k, _ := objfile.Stem(name)

@@ -102,6 +102,16 @@ func (k *Kernel) Owner(address uint64) (module string, ok bool) {
 	return "", false
 }
 
+// Inside says whether an address lies in the memory of a module, or of the kernel proper where module is empty, or ends it. known is
+// false where that memory is not known.
+func (k *Kernel) Inside(module string, address uint64) (inside, known bool) {
+	ranges := k.mapped
+	if module != "" {
+		ranges = k.Modules[module].Ranges
+	}
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(address) || address == r.End }), len(ranges) > 0
+}
+
 // setRanges tells the symbol table where the kernel proper and the modules end.
 func (k *Kernel) setRanges() {
 	one := func(name string) (uint64, bool) {

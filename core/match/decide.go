@@ -3,6 +3,7 @@ package match
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/objfile"
@@ -92,12 +93,36 @@ func (m *matcher) misnamed(e equation) string {
 		}
 	}
 	if name == "" {
+		if why := m.outside(e); why != "" {
+			return why
+		}
 		return m.misnumbered(e)
 	}
 	if hasAddress(have, value) {
 		return ""
 	}
 	return fmt.Sprintf("at +%#x run names %s for %s, which the kernel's symbol table has at %#x", e.at, m.nameOf(value), name, have[0].Address)
+}
+
+// outside says that a section of a unit would lie where neither its module nor a part that it was compiled on top of has memory. Per-CPU
+// data of modules lie elsewhere (kernel/module/main.c:percpu_modalloc).
+func (m *matcher) outside(e equation) string {
+	u := m.u.units[e.p.v.unit]
+	if strings.HasPrefix(u.File.Sections[e.p.v.section].Name, ".data..percpu") {
+		return ""
+	}
+	some := false
+	for _, module := range append([]string{u.Module}, u.Parts...) {
+		inside, known := m.k.Inside(module, e.value)
+		if inside {
+			return ""
+		}
+		some = some || known
+	}
+	if !some {
+		return ""
+	}
+	return fmt.Sprintf("at +%#x run names %#x for something in %s, which has no memory there", e.at, e.value, m.where(e.p.v.unit))
 }
 
 // misnumbered is misnamed for names with numbers of the compiler's: where run has such a name at all, one with the same stem lies there.

@@ -239,6 +239,28 @@ func TestMisnumbered(t *testing.T) {
 	}
 }
 
+// TestOutside: a field that leads to where the unit's module, or the kernel proper, has no memory was changed.
+func TestOutside(t *testing.T) {
+	for leads, want := range map[uint64]match.Status{data: match.StatusMatched, data + 0x1000: match.StatusMatched, data + 0x1001: match.StatusMismatch, 0xb9480207b6ff: match.StatusMismatch} {
+		for _, section := range []string{".data.once", ".data..percpu"} {
+			w := matchtest.New(t)
+			u := w.Unit("a.o", "mod_a")
+			w.Modules["mod_a"] = kernel.Module{Name: "mod_a", Base: text, Size: 0x2000, Ranges: []kernel.Range{{Start: text, End: text + 0x1000}, {Start: data, End: data + 0x1000}}}
+			u.Data(section, "", elf.STB_LOCAL)
+			u.Func(".text.f", "f", global, "f", ref{Symbol: ""})
+			w.Symbol("mod_a", "f", text)
+			w.Memory[text] = matchtest.Code("f", leads)
+			s := solve(t, w, around{})
+			if section == ".data..percpu" {
+				want = match.StatusMatched
+			}
+			if f := &s.Functions[0]; f.Status != want || want == match.StatusMismatch && !strings.Contains(f.Reason, "in module mod_a, which has no memory there") {
+				t.Errorf("%s at %#x: %s (%s), want %s", section, leads, f.Status, f.Reason, want)
+			}
+		}
+	}
+}
+
 // TestScopes: a module's globals are its own; two modules may each have one of a name.
 func TestScopes(t *testing.T) {
 	w := matchtest.New(t)
