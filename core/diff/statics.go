@@ -86,7 +86,13 @@ var renewable = []string{"__already_done", "__warned", "__print_once", "_rs", "_
 // the running kernel's holds, and with another's would read what it does not mean.
 func (r *Result) lostStatics() {
 	a, b := open(r.pre), open(r.post)
+	used := referred(r.post)
 	for _, k := range sortedKeys(b) {
+		// What nothing refers to (the lists of tracepoint_string, where the code has the string itself) holds nothing.
+		b[k] = slices.DeleteFunc(b[k], func(i *item) bool { return !used[i] })
+		if len(b[k]) == 0 {
+			continue
+		}
 		if len(a[k]) == 0 || Renewable(k) {
 			continue
 		}
