@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Hooks of an update's own: part by part in the order of loading, and within a
- * part as listed. What is undone comes before what is applied in its place.
+ * part as listed; those that take back what others set up, the other way round.
+ * What is undone comes before what is applied in its place, the latest first.
  */
 #include <linux/build_bug.h>
 
@@ -16,60 +17,90 @@ static u32 type_of(const struct ksplice_member *m, enum ksplice_hook_time time)
 	return time + (m->op == KSPLICE_OP_APPLY ? KSPLICE_HOOK_PRE_APPLY : KSPLICE_HOOK_PRE_REVERSE);
 }
 
-static int veto(struct ksplice_update *u, u32 type, struct ksplice_result *r)
+static bool backwards(u32 type)
 {
-	struct ksplice_loaded *p;
+	return type == KSPLICE_HOOK_POST_REVERSE || type == KSPLICE_HOOK_FAIL_APPLY ||
+	       type == KSPLICE_HOOK_FAIL_REVERSE;
+}
+
+/* The member whose turn it is behind another, NULL for the first. */
+static struct ksplice_member *following(struct ksplice_transaction *t, const struct ksplice_member *last)
+{
+	struct ksplice_member *m, *best = NULL;
+
+	if (last && last->op == KSPLICE_OP_APPLY)
+		return NULL;
+	ksplice_for_each_member(m, t) {
+		if (m->op != KSPLICE_OP_UNDO || (last && m->update->sequence >= last->update->sequence))
+			continue;
+		if (!best || m->update->sequence > best->update->sequence)
+			best = m;
+	}
+	return best ?: t->op == KSPLICE_OP_APPLY ? &t->members[0] : NULL;
+}
+
+static int veto(const struct ksplice_loaded *p, u32 type, struct ksplice_result *r)
+{
 	u32 i;
 
-	list_for_each_entry(p, &u->parts, list) {
-		for (i = 0; i < p->nr_hooks; i++) {
-			int (*hook)(void) = (int (*)(void))(unsigned long)p->hooks[i].function;
-			int err;
+	for (i = 0; i < p->nr_hooks; i++) {
+		int (*hook)(void) = (int (*)(void))(unsigned long)p->hooks[i].function;
+		int err;
 
-			if (p->hooks[i].type != type)
-				continue;
-			err = hook();
-			if (err) {
-				ksplice_fail(r, KSPLICE_VETOED, err < 0 ? err : -EPERM, p->hooks[i].function,
-					     "a hook of the part for %s said no (%d)", p->target, err);
-				return -EPERM;
-			}
+		if (p->hooks[i].type != type)
+			continue;
+		err = hook();
+		if (err) {
+			ksplice_fail(r, KSPLICE_VETOED, err < 0 ? err : -EPERM, p->hooks[i].function,
+				     "a hook of the part for %s said no (%d)", p->target, err);
+			return -EPERM;
 		}
 	}
 	return 0;
 }
 
-static void run(struct ksplice_update *u, u32 type)
+static void run(const struct ksplice_loaded *p, u32 type)
 {
-	struct ksplice_loaded *p;
 	u32 i;
 
-	list_for_each_entry(p, &u->parts, list) {
-		for (i = 0; i < p->nr_hooks; i++) {
-			void (*hook)(void) = (void (*)(void))(unsigned long)p->hooks[i].function;
+	for (i = 0; i < p->nr_hooks; i++) {
+		const struct ksplice_hook *h = &p->hooks[backwards(type) ? p->nr_hooks - 1 - i : i];
+		void (*hook)(void) = (void (*)(void))(unsigned long)h->function;
 
-			if (p->hooks[i].type == type)
-				hook();
-		}
+		if (h->type == type)
+			hook();
 	}
 }
 
 /* Run hooks that may say no, until one does. */
 int ksplice_hooks_veto(struct ksplice_transaction *t, enum ksplice_hook_time time)
 {
-	u32 i;
+	struct ksplice_member *m = NULL;
+	struct ksplice_loaded *p;
 
-	for (i = t->nr_members; i--;) {
-		if (veto(t->members[i].update, type_of(&t->members[i], time), &t->result))
-			return -EPERM;
+	while ((m = following(t, m))) {
+		list_for_each_entry(p, &m->update->parts, list) {
+			if (veto(p, type_of(m, time), &t->result))
+				return -EPERM;
+		}
 	}
 	return 0;
 }
 
 void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time)
 {
-	u32 i;
+	struct ksplice_member *m = NULL;
+	struct ksplice_loaded *p;
 
-	for (i = t->nr_members; i--;)
-		run(t->members[i].update, type_of(&t->members[i], time));
+	while ((m = following(t, m))) {
+		u32 type = type_of(m, time);
+
+		if (backwards(type)) {
+			list_for_each_entry_reverse(p, &m->update->parts, list)
+				run(p, type);
+		} else {
+			list_for_each_entry(p, &m->update->parts, list)
+				run(p, type);
+		}
+	}
 }

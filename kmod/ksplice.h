@@ -349,6 +349,11 @@ void ksplice_scan(struct ksplice_transaction *t);
 int ksplice_freeze(struct ksplice_transaction *t, int fd);
 void ksplice_thaw(struct ksplice_transaction *t);
 
+/* shadow.c */
+void ksplice_shadow_init(void);
+void ksplice_shadow_forget(const struct module *mod);
+ssize_t ksplice_shadow_list(char *buf);
+
 /* hooks.c */
 int ksplice_hooks_veto(struct ksplice_transaction *t, enum ksplice_hook_time time);
 void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time);

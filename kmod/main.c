@@ -94,6 +94,14 @@ static struct notifier_block first_block = { .notifier_call = module_first, .pri
 static struct notifier_block last_block = { .notifier_call = module_last, .priority = INT_MIN };
 static struct notifier_block pm_block = { .notifier_call = pm };
 
+/* Shadow fields: a line each, its name, bytes, and how many objects have it. */
+static ssize_t shadows_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return ksplice_shadow_list(buf);
+}
+
+static struct kobj_attribute shadows_attr = __ATTR_RO_MODE(shadows, 0400);
+
 static int __init ksplice_init(void)
 {
 	int err;
@@ -101,6 +109,10 @@ static int __init ksplice_init(void)
 	ksplice_kobj = kobject_create_and_add("ksplice", kernel_kobj);
 	if (!ksplice_kobj)
 		return -ENOMEM;
+	ksplice_shadow_init();
+	err = sysfs_create_file(ksplice_kobj, &shadows_attr.attr);
+	if (err)
+		goto err_kobject;
 	err = ksplice_slots_init();
 	if (err)
 		goto err_kobject;

@@ -250,7 +250,7 @@ static int functions_of(struct ksplice_loaded *p, const struct ksplice_part *par
 	u32 i;
 	int err;
 
-	if (part->nr_funcs > KSPLICE_MAX_FUNCS || (!part->nr_funcs && !part->nr_writes))
+	if (part->nr_funcs > KSPLICE_MAX_FUNCS || (!part->nr_funcs && !part->nr_writes && !part->nr_hooks))
 		return -EINVAL;
 	if (!part->nr_funcs)
 		return 0;

@@ -3,8 +3,8 @@
  * Slots: symbols ksplice_slot_0000 ... whose values user space lends for the
  * load of one part. The module loader looks symbols up in the tables of every
  * module (kernel/module/main.c:find_symbol), so this module points its own
- * gpl_syms at a table of its own, in which the slots follow the two functions
- * that parts call. No symbol has a CRC (kernel/module/version.c:check_version
+ * gpl_syms at a table of its own, in which the slots follow the functions that
+ * parts call. No symbol has a CRC (kernel/module/version.c:check_version
  * accepts that).
  *
  * While no part is being loaded the table ends behind the functions: a module
@@ -22,6 +22,7 @@
 #include <linux/string.h>
 
 #include "compat.h"
+#include "include/ksplice.h"
 #include "ksplice.h"
 
 /*
@@ -35,7 +36,24 @@ struct ksplice_symbol {
 	int namespace_offset;
 };
 
-#define NR_FIXED	2	/* sorted before the slots */
+/* What parts call: sorted, and before the slots. */
+#define FIXED(function) { #function, function }
+static const struct {
+	const char *name;
+	const void *function;
+} fixed[] = {
+	FIXED(ksplice_part_register),
+	FIXED(ksplice_part_unregister),
+	FIXED(ksplice_shadow_arrive),
+	FIXED(ksplice_shadow_attach),
+	FIXED(ksplice_shadow_detach),
+	FIXED(ksplice_shadow_drop_all),
+	FIXED(ksplice_shadow_get),
+	FIXED(ksplice_shadow_get_or_attach),
+	FIXED(ksplice_shadow_leave),
+};
+
+#define NR_FIXED	ARRAY_SIZE(fixed)
 #define NAME_LEN	sizeof("ksplice_slot_0000")
 
 static struct ksplice_symbol table[NR_FIXED + KSPLICE_NR_SLOTS];
@@ -62,16 +80,14 @@ static const void *offset_target(const int *field)
 /* The loader's own table must read as what we take it for. */
 static bool layout_known(const struct ksplice_symbol *own, unsigned int nr)
 {
-	static const char * const want[NR_FIXED] = { "ksplice_part_register", "ksplice_part_unregister" };
-	const void *const functions[NR_FIXED] = { ksplice_part_register, ksplice_part_unregister };
-	int i;
+	unsigned int i;
 
 	if (nr != NR_FIXED)
 		return false;
 	for (i = 0; i < NR_FIXED; i++) {
 		if (!within_module((unsigned long)offset_target(&own[i].name_offset), THIS_MODULE) ||
-		    strcmp(offset_target(&own[i].name_offset), want[i]) ||
-		    offset_target(&own[i].value_offset) != functions[i])
+		    strcmp(offset_target(&own[i].name_offset), fixed[i].name) ||
+		    offset_target(&own[i].value_offset) != fixed[i].function)
 			return false;
 	}
 	return true;
@@ -80,7 +96,7 @@ static bool layout_known(const struct ksplice_symbol *own, unsigned int nr)
 int ksplice_slots_init(void)
 {
 	const struct ksplice_symbol *own = (const void *)THIS_MODULE->gpl_syms;
-	int i;
+	unsigned int i;
 
 	if (!layout_known(own, THIS_MODULE->num_gpl_syms)) {
 		pr_err("this kernel lays out struct kernel_symbol in a way that is not known\n");

@@ -283,6 +283,7 @@ void ksplice_part_gone(struct module *mod)
 	struct ksplice_update *u, *next_update;
 	struct ksplice_loaded *p, *next;
 
+	ksplice_shadow_forget(mod);
 	mutex_lock(&ksplice_lock);
 	list_for_each_entry_safe(u, next_update, &ksplice_updates, list) {
 		list_for_each_entry_safe(p, next, &u->parts, list) {

@@ -104,7 +104,7 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if len(r.Functions)+len(r.Sets) > 0 {
+				if r.Changes() {
 					printMatch(w, r)
 					printNotes(w, r)
 					fmt.Fprintf(w, "fits\tupdate %s would change %s\n", r.ID, changed(len(r.Functions), len(r.Sets)))
@@ -251,7 +251,7 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 				return err
 			}
 			return e.result(r, func(w io.Writer) {
-				if len(r.Functions)+len(r.Sets) > 0 {
+				if r.Changes() {
 					printMatch(w, r)
 					fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", changed(len(r.Functions), len(r.Sets)), milliseconds(r.Result.Pause))
 				}

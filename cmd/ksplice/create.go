@@ -234,6 +234,8 @@ func printItems(w io.Writer, report *create.Report) {
 	for _, it := range report.Items {
 		by := "nobody carries it"
 		switch c := it.Claim; {
+		case c != nil && c.Hook:
+			by = "carried by the patch: " + c.Because
 		case c != nil && c.Plugin == "":
 			by = "accepted: " + c.Because
 		case c != nil:

@@ -49,6 +49,8 @@ func size(n int64) string {
 // changed says how much an update changes.
 func changed(functions, fields int) string {
 	switch {
+	case functions+fields == 0:
+		return "nothing but what its hooks do"
 	case fields == 0:
 		return counted(functions, "function")
 	case functions == 0:

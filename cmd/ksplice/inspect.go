@@ -57,20 +57,20 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 				_, err := e.out.Write(text)
 				return err
 			}
-			hooks := map[string][]part.Hook{}
+			hooks := map[string][]update.Hook{}
 			for i := range m.Parts {
 				p := &m.Parts[i]
 				if hooks[p.Name], err = part.Hooks(u.Files[p.File]); err != nil {
 					return fmt.Errorf("%w: part %s: %w", update.ErrAltered, p.Name, err)
 				}
 				if hooks[p.Name] == nil {
-					hooks[p.Name] = []part.Hook{}
+					hooks[p.Name] = []update.Hook{}
 				}
 			}
 			shown := struct {
 				*update.Manifest
-				Hooks     map[string][]part.Hook `json:"hooks"` // by part
-				PatchText string                 `json:"patch_text"`
+				Hooks     map[string][]update.Hook `json:"hooks"` // by part
+				PatchText string                   `json:"patch_text"`
 			}{m, hooks, string(text)}
 			if err := e.result(shown, func(w io.Writer) {
 				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
@@ -87,6 +87,10 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					fmt.Fprintf(w, "patch\t%s\t+%d -%d\n", f.Path, f.Added, f.Removed)
 				}
 				for _, c := range m.Claims {
+					if c.Hook {
+						fmt.Fprintf(w, "carried\t%s\tby the patch: %s\n", c.Item, c.Because)
+						continue
+					}
 					if c.Plugin == "" {
 						fmt.Fprintf(w, "accepted\t%s\tby the author: %s\n", c.Item, c.Because)
 						continue
@@ -130,7 +134,7 @@ func extractTo(dir string, u *update.Update) ([]string, error) {
 	return files, nil
 }
 
-func printPart(w io.Writer, p *update.Part, hooks []part.Hook) {
+func printPart(w io.Writer, p *update.Part, hooks []update.Hook) {
 	target := p.Target
 	switch {
 	case p.Init:

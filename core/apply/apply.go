@@ -63,6 +63,8 @@ type Report struct {
 	Functions []string `json:"functions"`
 	// Sets are the fields of data that get another value, by part.
 	Sets []string `json:"sets,omitempty"`
+	// Hooks are the update's own, each with its time: "apply fill".
+	Hooks []string `json:"hooks,omitempty"`
 	// Armed are the modules that are not loaded: their parts go in when they are.
 	Armed []string `json:"armed,omitempty"`
 	// Replaced are the updates that went in the same stop.
@@ -72,6 +74,9 @@ type Report struct {
 	// Stages is the wall time of each stage.
 	Stages []Stage `json:"stages"`
 }
+
+// Changes says that something of the update is for what runs now.
+func (r *Report) Changes() bool { return len(r.Functions)+len(r.Sets)+len(r.Hooks) > 0 }
 
 // Stage is the time one stage took.
 type Stage struct {
@@ -292,7 +297,7 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.report.Functions, s.report.Sets, s.report.DeadProbes, s.report.Notes = nil, nil, nil, slices.Clone(s.left)
+	s.report.Functions, s.report.Sets, s.report.Hooks, s.report.DeadProbes, s.report.Notes = nil, nil, nil, nil, slices.Clone(s.left)
 	var out []*bind.Binding
 	for i := range s.m.Parts {
 		p := &s.m.Parts[i]
@@ -304,6 +309,9 @@ func (s *session) bind(in *bind.Input) ([]*bind.Binding, error) {
 		s.report.Notes = append(s.report.Notes, p.Notes...)
 		for _, w := range p.Writes {
 			s.report.Sets = append(s.report.Sets, w.Name)
+		}
+		for _, h := range p.Hooks {
+			s.report.Hooks = append(s.report.Hooks, h.When+" "+h.Function)
 		}
 		for _, f := range p.Functions {
 			if f.Fragment {

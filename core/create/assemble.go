@@ -154,6 +154,9 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, init 
 	}
 	link := &backend.LinkRequest{Tree: r.tree, Name: in.Name, Glue: map[string]string{"glue.c": out.Glue}, Objects: objects, Script: out.Script,
 		Provided: map[string]string{"ksplice_part_register": "ksplice", "ksplice_part_unregister": "ksplice", "ksplice_part": "ksplice"}}
+	for _, name := range out.Offered {
+		link.Provided[name] = "ksplice"
+	}
 	resp, err := r.o.Builder.Link(ctx, link, r.o.Progress)
 	if err != nil {
 		return nil, nil, fmt.Errorf("link part %s: %w", in.Name, err)
@@ -170,7 +173,7 @@ func (r *run) part(ctx context.Context, m *update.Manifest, target string, init 
 		return nil, nil, fmt.Errorf("part %s: %w", in.Name, err)
 	}
 	return &update.Part{Target: target, Init: init, AfterInit: !init && r.afterInit(target), Name: in.Name, File: "parts/" + in.Name + ".ko", SHA256: update.Digest(ko), Size: int64(len(ko)),
-		Functions: out.Functions, Writes: out.Writes, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
+		Functions: out.Functions, Writes: out.Writes, Hooks: out.Hooks, New: out.New, Globals: out.Globals, Data: out.Data, Slots: out.Slots, Escapes: out.Escapes, Notes: out.Notes}, ko, nil
 }
 
 // fixup asks how the extracted code must be edited to live in a module.

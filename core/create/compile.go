@@ -320,10 +320,13 @@ func (r *run) compare(ctx context.Context) error {
 			r.report.Notes = append(r.report.Notes, u.Object+": "+n)
 		}
 		c.Sets, c.Init = res.Sets(), u.initFunctions()
-		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved)+len(c.Sets)+len(c.Init) == 0 {
+		for _, h := range res.Hooks {
+			c.Hooks = append(c.Hooks, h.When+" "+h.Function.Name)
+		}
+		if len(c.Functions)+len(c.New)+len(c.Removed)+len(c.Moved)+len(c.Sets)+len(c.Init)+len(c.Hooks) == 0 {
 			continue
 		}
-		changed = changed || len(c.Functions)+len(c.Sets)+len(c.Init) > 0
+		changed = changed || len(c.Functions)+len(c.Sets)+len(c.Init)+len(c.Hooks) > 0
 		added, removed = append(added, c.New...), append(removed, c.Removed...)
 		r.report.Changed = append(r.report.Changed, c)
 		r.o.Say("changed", sayChanged(&c))
@@ -342,6 +345,9 @@ func (r *run) compare(ctx context.Context) error {
 			return nil
 		}
 		return &RefusedError{reasons}
+	}
+	if err := r.earlyCalls(r.units); err != nil {
+		return err
 	}
 	if !changed && !r.o.ReportOnly {
 		why := "no function's object code changes: the running kernel would behave the same"
@@ -384,6 +390,9 @@ func sayChanged(c *Changed) string {
 	}
 	if len(c.Sets) > 0 {
 		text += " sets: " + strings.Join(c.Sets, " ")
+	}
+	if len(c.Hooks) > 0 {
+		text += " hooks: " + strings.Join(c.Hooks, ", ")
 	}
 	if len(c.Init) > 0 {
 		text += " before init: " + strings.Join(c.Init, " ")

@@ -99,6 +99,8 @@ type Changed struct {
 	Moved []string `json:"moved,omitempty"`
 	// Sets are fields of existing data that get another value.
 	Sets []string `json:"sets,omitempty"`
+	// Hooks are the patch's own, each with its time: "apply fill".
+	Hooks []string `json:"hooks,omitempty"`
 	// Init are functions of the module's init: they are replaced where the module comes, and its init waits for the update.
 	Init []string `json:"init,omitempty"`
 }
@@ -126,6 +128,8 @@ type run struct {
 	post    map[string][]byte // the same after it; nil content: the file is gone
 	units   []*unit
 	claims  []update.Claim
+	// patchClaims are the items that the patch takes upon itself, and how it carries them.
+	patchClaims map[string]string
 	// external are the files that a module's own source tree adds to the kernel's, flags what pre and post are compiled with beyond the
 	// kernel's own.
 	external map[string][]byte
@@ -175,6 +179,12 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 	}
 	r.stage("patch")
 	if err := r.applyPatches(); err != nil {
+		return nil, err
+	}
+	if err := r.addHeader(); err != nil {
+		return nil, err
+	}
+	if err := r.findClaims(); err != nil {
 		return nil, err
 	}
 	if err := r.affected(ctx); err != nil {

@@ -41,19 +41,24 @@ func (r *run) item(id, kind, unit, detail string) *Item {
 }
 
 // claim notes who takes an item.
-func (r *run) claim(it *Item, plugin, because string) {
+func (r *run) claim(it *Item, c update.Claim) {
 	if it.Claim != nil {
 		return
 	}
-	it.Claim = &update.Claim{Item: it.ID, Plugin: plugin, Because: because}
-	r.claims = append(r.claims, *it.Claim)
+	it.Claim = &c
+	r.claims = append(r.claims, c)
 }
 
-// accepted says that the author takes an item, and notes that.
+// accepted says that the author takes an item, or the patch itself does, and notes that.
 func (r *run) accepted(it *Item) bool {
 	because, ok := r.o.Accept[it.ID]
+	c := update.Claim{Item: it.ID, Because: because}
+	if !ok {
+		c.Because, ok = r.patchClaims[it.ID]
+		c.Hook = true
+	}
 	if ok {
-		r.claim(it, "", because)
+		r.claim(it, c)
 	}
 	return ok
 }
@@ -66,18 +71,25 @@ func (r *run) misread(u *unit, c *semantic.Change) (reason string) {
 	if r.accepted(it) || r.o.ReportOnly {
 		return ""
 	}
-	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over, or --accept %s where it does no harm",
+	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over and says so (ksplice_claim), or --accept %s where it does no harm",
 		c.Kind, c.Name, c.Where, c.Detail, it.ID)
 }
 
-// unknownItems refuses what the author accepts and the patch does not change.
+// unknownItems refuses what the author accepts, or the patch claims, and the patch does not change.
 func (r *run) unknownItems() error {
 	var reasons []string
-	for _, id := range slices.Sorted(maps.Keys(r.o.Accept)) {
+	taken := map[string]string{}
+	for id := range r.patchClaims {
+		taken[id] = claimMacro
+	}
+	for id := range r.o.Accept {
+		taken[id] = "--accept"
+	}
+	for _, id := range slices.Sorted(maps.Keys(taken)) {
 		if slices.ContainsFunc(r.report.Items, func(it *Item) bool { return it.ID == id }) {
 			continue
 		}
-		text := fmt.Sprintf("--accept %s: the patch changes nothing of that name", id)
+		text := fmt.Sprintf("%s %s: the patch changes nothing of that name", taken[id], id)
 		if len(r.report.Items) > 0 {
 			var have []string
 			for _, it := range r.report.Items {

@@ -60,7 +60,7 @@ func TestLocals(t *testing.T) {
 	const (
 		detail  = "size 8 becomes 24; member n moves from 4 to 16; new member more at 8: "
 		note    = "struct t (u.c:3): " + detail + "no object of it outlives the functions that have to do with it, which are replaced: "
-		refused = "the patch is refused: layout of struct t changes (u.c:3): " + detail + "objects that exist already would be misread; this needs code that carries them over, or --accept layout:u.c:t where it does no harm"
+		refused = "the patch is refused: layout of struct t changes (u.c:3): " + detail + "objects that exist already would be misread; this needs code that carries them over and says so (ksplice_claim), or --accept layout:u.c:t where it does no harm"
 	)
 	for _, c := range []struct {
 		name      string

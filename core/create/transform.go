@@ -10,6 +10,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/semantic"
+	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -155,7 +156,7 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, items []*initia
 			_ = n.unit.init.Rewrite(n.item.Name, fields)
 		}
 		because := resp.Because[n.item.ID]
-		r.claim(r.item(n.item.ID, "initialiser", n.unit.Object, n.item.Detail), p.Name, because)
+		r.claim(r.item(n.item.ID, "initialiser", n.unit.Object, n.item.Detail), update.Claim{Item: n.item.ID, Plugin: p.Name, Because: because})
 		r.o.Say("carried", fmt.Sprintf("%s by %s: %s", n.item.Name, p.Name, because))
 	}
 	return rest, nil

@@ -20,6 +20,8 @@ type Closure struct {
 	New, Escapes []string
 	// Writes are values that data of run get, in order of datum and place.
 	Writes []Write
+	// Hooks are in the order in which they run.
+	Hooks []ClosureHook
 
 	r       *Result
 	byItem  map[*item]*Piece
@@ -101,12 +103,16 @@ func (r *Result) Closure() (*Closure, error) {
 	if err := c.writes(); err != nil {
 		return nil, fmt.Errorf("closure of %s: %w", r.post.o.Name, err)
 	}
+	if err := c.hooks(); err != nil {
+		return nil, fmt.Errorf("closure of %s: %w", r.post.o.Name, err)
+	}
 	// Pieces grows while we walk it.
 	for k := 0; k < len(c.Pieces); k++ {
 		if err := c.walk(c.Pieces[k]); err != nil {
 			return nil, fmt.Errorf("closure of %s: %w", r.post.o.Name, err)
 		}
 	}
+	c.findEarly()
 	c.sort()
 	return c, nil
 }
@@ -275,7 +281,7 @@ func (c *Closure) landing(ref *arch.Ref, t Target) (Target, error) {
 // constants without pointers are as good as gone with their code; and debug descriptors are the loader's to take back.
 func (c *Closure) escape(p *Piece, ref *arch.Ref, to *Piece) {
 	i := to.item
-	if i == nil || i.pair != nil || p.Table && !p.Code() || p == to {
+	if i == nil || i.pair != nil || p.Table && !p.Code() || p == to || forgotten(p, i) {
 		return
 	}
 	switch i.kind {

@@ -88,6 +88,8 @@ type Result struct {
 	Data      []DataChange
 	Pairs     []Pair
 	Refusals  []Refusal
+	// Hooks are the patch's own, in the order in which it has them.
+	Hooks []Hook
 	// Notes are for people: changes that the running kernel will never see, for example of code that runs at boot only.
 	Notes []string
 
@@ -121,6 +123,9 @@ func compare(pre, post *Object, init bool) (*Result, error) {
 	}
 	pairSymbols(r.pre, r.post)
 	r.compare = newComparer(r.pre, r.post)
+	if err := r.readHooks(); err != nil {
+		return nil, fmt.Errorf("compare objects: %w", err)
+	}
 	r.functions()
 	r.data()
 	r.sections()
@@ -150,9 +155,9 @@ func (r *Result) Exposed() map[string]*objfile.Symbol {
 	return out
 }
 
-// Defines says that post has functions that differ, global data that pre lacks, or values to be written into run's data.
+// Defines says that post has functions that differ, hooks, global data that pre lacks, or values to be written into run's data.
 func (r *Result) Defines() bool {
-	return len(r.Functions) > 0 || len(r.rewrites) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
+	return len(r.Functions) > 0 || len(r.Hooks) > 0 || len(r.rewrites) > 0 || slices.ContainsFunc(r.Data, func(d DataChange) bool { return d.Kind == New && d.Post.Bind != elf.STB_LOCAL })
 }
 
 // InitFunctions names the functions of a module's init that differ.

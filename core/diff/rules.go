@@ -27,6 +27,8 @@ const (
 	ruleDrop
 	// ruleQuiet: like ruleDrop, and its changes say nothing to anybody.
 	ruleQuiet
+	// ruleHooks: the patch's hooks (hooks.go).
+	ruleHooks
 	// ruleUnknown: nobody knows what a change of it means.
 	ruleUnknown
 )
@@ -72,6 +74,8 @@ func ruleOf(s *objfile.Section, table, init bool) rule {
 	}
 	n := s.Name
 	switch {
+	case n == hookSection:
+		return ruleHooks
 	case hasPrefix(n, quiet):
 		return ruleQuiet
 	case hasPrefix(n, dropped) && !(init && hasPrefix(n, initSections)):

@@ -292,7 +292,7 @@ func (v *view) readData() {
 			y.Value >= s.Size && y.Size == 0 && s.Size != 0 {
 			continue
 		}
-		if r := v.rules[s]; s.Flags&elf.SHF_EXECINSTR != 0 || r == ruleIgnore || r == ruleMerged || r == ruleTable {
+		if r := v.rules[s]; s.Flags&elf.SHF_EXECINSTR != 0 || r == ruleIgnore || r == ruleMerged || r == ruleTable || r == ruleHooks {
 			continue
 		}
 		if y.Value <= s.Size && y.Size <= s.Size-y.Value {
@@ -304,7 +304,7 @@ func (v *view) readData() {
 // finish sorts a section's items, folds those that lie in others into them and fills the gaps.
 func (v *view) finish(s *objfile.Section) {
 	r := v.rules[s]
-	if r == ruleIgnore || r == ruleMerged {
+	if r == ruleIgnore || r == ruleMerged || r == ruleHooks {
 		return
 	}
 	in := v.items[s]

@@ -93,7 +93,8 @@ func (d *describer) describe(machine elf.Machine) error {
 	for i := range d.b.writes {
 		d.write(writes+uint64(i)*writeSize, &d.b.writes[i])
 	}
-	d.part(funcs, copies, writes)
+	hooks := d.hooks()
+	d.part(funcs, copies, writes, hooks)
 	d.sums()
 	d.align()
 	d.section.Size = uint64(len(d.section.Data))
@@ -103,7 +104,7 @@ func (d *describer) describe(machine elf.Machine) error {
 }
 
 // part fills in struct ksplice_part, at the section's start.
-func (d *describer) part(funcs, copies, writes uint64) {
+func (d *describer) part(funcs, copies, writes, hooks uint64) {
 	d.put32(0, partMagic)
 	d.put32(4, partVersion)
 	d.put32(8, partSize)
@@ -124,6 +125,10 @@ func (d *describer) part(funcs, copies, writes uint64) {
 	if n := len(d.b.writes); n > 0 {
 		d.point(partWritesAt, writes)
 		d.put64(partWriteCountAt, uint64(n))
+	}
+	if n := len(d.b.hooks); n > 0 {
+		d.point(hooksAt, hooks)
+		d.put64(hookCount, uint64(n))
 	}
 }
 

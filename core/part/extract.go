@@ -68,6 +68,9 @@ func (x *unitBuilder) extract() error {
 	if err := x.copies(); err != nil {
 		return err
 	}
+	if err := x.hooks(); err != nil {
+		return err
+	}
 	return x.writes()
 }
 
@@ -143,7 +146,9 @@ func (x *unitBuilder) place(p *diff.Piece) error {
 			n.Bind = elf.STB_GLOBAL
 		}
 		x.out.AddSymbol(n)
-		x.datum(p, y, s)
+		if p.Section.Name != diff.ShadowSection { // what it keeps is the kernel module's
+			x.datum(p, y, s)
+		}
 		if pad := p.Entry - p.Start; p.Code() && pad > 0 && y.Type == elf.STT_FUNC {
 			x.out.AddSymbol(&objfile.Symbol{Name: padPrefix + name, Value: at, Size: pad, Type: elf.STT_FUNC, Bind: elf.STB_LOCAL, Section: s})
 		}

@@ -5,13 +5,12 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
+	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/update"
 )
-
-// hookKinds are the names of kmod/ksplice_part.h, KSPLICE_HOOK_*, by number.
-var hookKinds = []string{"pre_apply", "check_apply", "apply", "post_apply", "fail_apply",
-	"pre_reverse", "check_reverse", "reverse", "post_reverse", "fail_reverse"}
 
 // Where struct ksplice_part has its hooks, and the size of struct ksplice_hook in bytes.
 const (
@@ -20,16 +19,42 @@ const (
 	hookSize  = 16
 )
 
-// Hook is code of an update's own that runs before, during or after apply and undo.
-type Hook struct {
-	// When is "pre_apply", "apply", "post_reverse" and so on.
-	When string `json:"when"`
-	// Function is the symbol's name in the part.
-	Function string `json:"function"`
+// hookPlace is a hook's type and the symbol that names its function to the description.
+type hookPlace struct {
+	kind   uint64
+	symbol string
+}
+
+// hooks lists a unit's hooks, and gives each function a name that the description can use.
+func (x *unitBuilder) hooks() error {
+	for _, h := range x.in.Closure.Hooks {
+		kind := slices.Index(diff.HookKinds, h.When)
+		w, ok := x.where[h.Piece]
+		if kind < 0 || !ok {
+			return fmt.Errorf("the closure lacks the function of a %s hook", h.When)
+		}
+		n := hookPlace{uint64(kind), fmt.Sprintf("ksplice_hook_%04x", len(x.b.hooks))}
+		x.out.AddSymbol(&objfile.Symbol{Name: n.symbol, Value: w.offset + h.Piece.Entry - h.Piece.Start, Size: h.Piece.End - h.Piece.Entry, Type: elf.STT_FUNC,
+			Bind: elf.STB_GLOBAL, Section: w.section})
+		x.b.hooks = append(x.b.hooks, n)
+		x.b.out.Hooks = append(x.b.out.Hooks, update.Hook{When: h.When, Function: h.Piece.Symbols[0].Name})
+	}
+	return nil
+}
+
+// hooks writes the description's list of hooks and returns where it is.
+func (d *describer) hooks() uint64 {
+	at := d.align()
+	for _, h := range d.b.hooks {
+		e := d.grow(hookSize)
+		d.put64(e, h.kind)
+		d.pointTo(e+8, h.symbol)
+	}
+	return at
 }
 
 // Hooks reads the hooks that a part's description names. The part is a module as an update holds it.
-func Hooks(module []byte) ([]Hook, error) {
+func Hooks(module []byte) ([]update.Hook, error) {
 	f, err := objfile.Read(bytes.NewReader(module), int64(len(module)))
 	if err != nil {
 		return nil, fmt.Errorf("read the hooks of a part: %w", err)
@@ -55,17 +80,17 @@ func Hooks(module []byte) ([]Hook, error) {
 	if at > uint64(len(data)) || count > (uint64(len(data))-at)/hookSize {
 		return nil, fmt.Errorf("read the hooks of a part: %d at %#x lie outside of its %d bytes", count, at, len(data))
 	}
-	out := make([]Hook, count)
+	out := make([]update.Hook, count)
 	for i := range out {
 		kind := binary.LittleEndian.Uint64(data[at:])
-		if kind >= uint64(len(hookKinds)) {
+		if kind >= uint64(len(diff.HookKinds)) {
 			return nil, fmt.Errorf("read the hooks of a part: there is no hook of type %d", kind)
 		}
 		r := pointers[at+8]
 		if r == nil || r.Symbol == nil {
-			return nil, fmt.Errorf("read the hooks of a part: %s hook %d has no function", hookKinds[kind], i)
+			return nil, fmt.Errorf("read the hooks of a part: %s hook %d has no function", diff.HookKinds[kind], i)
 		}
-		out[i] = Hook{hookKinds[kind], hookFunction(f, r)}
+		out[i] = update.Hook{When: diff.HookKinds[kind], Function: hookFunction(f, r)}
 		at += hookSize
 	}
 	return out, nil

@@ -67,6 +67,10 @@ type Output struct {
 	Data []update.Datum
 	// Writes are the values that data of the running kernel get.
 	Writes []update.Write
+	// Hooks are the patch's own.
+	Hooks []update.Hook
+	// Offered names functions of the kernel module that code of the patch calls.
+	Offered []string
 	// New, Globals, Escapes and Notes are as in update.Part.
 	New, Globals, Escapes, Notes []string
 }
@@ -82,6 +86,7 @@ type builder struct {
 	units   []*unitBuilder
 	copies  []copyPlace
 	writes  []write
+	hooks   []hookPlace
 }
 
 // copyPlace is a place of the part that is filled from the running kernel.
@@ -183,9 +188,15 @@ func (b *builder) findShared() error {
 // a site names them, so that only their name can be trusted.
 const trampolinePrefix = "__SCT__"
 
+// shadowPrefix begins the names of what the kernel module offers to code of patches (kmod/include/ksplice.h).
+const shadowPrefix = "ksplice_shadow_"
+
 // symbol returns the name that the part's objects use for what a reference leads to outside of them.
 func (b *builder) symbol(u *UnitInput, t *diff.Target) string {
-	if b.loader.imported(t.Name) {
+	if offered := strings.HasPrefix(t.Name, shadowPrefix); offered || b.loader.imported(t.Name) {
+		if offered && !b.imports[t.Name] {
+			b.out.Offered = append(b.out.Offered, t.Name)
+		}
 		b.imports[t.Name] = true
 		return t.Name
 	}

@@ -470,7 +470,7 @@ func FuzzHooks(f *testing.F) {
 		f.Fatal(err)
 	}
 	got, err := Hooks(b.Bytes())
-	if d := cmp.Diff([]Hook{{"pre_apply", ".ksplice+0x4"}}, got); err != nil || d != "" {
+	if d := cmp.Diff([]update.Hook{{When: "pre_apply", Function: ".ksplice+0x4"}}, got); err != nil || d != "" {
 		f.Fatalf("hooks: %v (-want +got):\n%s", err, d)
 	}
 	f.Add(b.Bytes())

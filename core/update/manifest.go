@@ -30,11 +30,13 @@ type Manifest struct {
 	Claims []Claim `json:"claims,omitempty"`
 }
 
-// Claim is a semantic change that a transform plugin carries, or that the author takes upon himself: then Plugin is empty.
+// Claim is a semantic change that a transform plugin carries, or the patch itself, or that the author takes upon himself: then Plugin is
+// empty, and Hook false.
 type Claim struct {
 	// Item names the change: "initialiser:net/sched/sch_plug.o:plug_qdisc_ops".
 	Item    string `json:"item"`
 	Plugin  string `json:"plugin,omitempty"`
+	Hook    bool   `json:"hook,omitempty"`
 	Because string `json:"because"`
 }
 
@@ -102,6 +104,8 @@ type Part struct {
 	Functions []Function `json:"functions"`
 	// Writes are the values that data of the target get, in the order of the part's own description.
 	Writes []Write `json:"writes,omitempty"`
+	// Hooks are functions of the patch's own that run before, during or after apply and undo, in the order of the part's own description.
+	Hooks []Hook `json:"hooks,omitempty"`
 	// New lists functions and data that are new.
 	New []string `json:"new,omitempty"`
 	// Globals are those of New that code of other units may name: the running kernel must not have them.
@@ -131,6 +135,14 @@ type Function struct {
 	Replacement string `json:"replacement,omitempty"`
 	// Why says what differs.
 	Why string `json:"why"`
+}
+
+// Hook is code of an update's own that runs before, during or after apply and undo.
+type Hook struct {
+	// When is "pre_apply", "apply", "post_reverse" and so on.
+	When string `json:"when"`
+	// Function is the symbol's name in the part.
+	Function string `json:"function"`
 }
 
 // Write is a field of one of the target's data that gets another value in the stop, where it has the old one.

@@ -21,6 +21,7 @@ type action struct {
 var actions = map[string]action{
 	"file":       {"PATH", file},
 	"short-read": {"", shortRead},
+	"eventfd":    {"", oneEventfd},
 	"udp":        {"SIZE", udp},
 	"getppid":    {"", getppid},
 	"log":        {"WORDS", log},

@@ -1,0 +1,170 @@
+package create
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/scanner"
+
+	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/kmod/include"
+)
+
+// ksplicePath is where a patched tree has the header that patches include as <ksplice.h>: the kernel's include/ is searched for every unit.
+const ksplicePath = "include/ksplice.h"
+
+// claimMacro takes an item of the report upon the patch.
+const claimMacro = "ksplice_claim"
+
+// addHeader puts <ksplice.h> into the tree, before and after the patch, where a file of the patches includes it.
+func (r *run) addHeader() error {
+	uses := func(files map[string][]byte) bool {
+		for _, b := range files {
+			if includesKsplice(b) {
+				return true
+			}
+		}
+		return false
+	}
+	if !uses(r.post) && !uses(r.pre) {
+		return nil
+	}
+	if _, err := r.original(ksplicePath); err == nil {
+		return refuse(ReasonUnsupported, "the kernel's source has an "+ksplicePath+" of its own, where a patch finds <ksplice.h>")
+	}
+	if _, ok := r.post[ksplicePath]; ok {
+		return refuse(ReasonPatch, "it brings an "+ksplicePath+" of its own: create puts it there")
+	}
+	r.pre[ksplicePath], r.post[ksplicePath] = include.Ksplice, include.Ksplice
+	return nil
+}
+
+// includesKsplice says that a source includes <ksplice.h>.
+func includesKsplice(source []byte) bool {
+	for line := range bytes.Lines(source) {
+		rest, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("#"))
+		if !ok {
+			continue
+		}
+		if rest, ok = bytes.CutPrefix(bytes.TrimSpace(rest), []byte("include")); ok && bytes.HasPrefix(bytes.TrimSpace(rest), []byte("<ksplice.h>")) {
+			return true
+		}
+	}
+	return false
+}
+
+// findClaims reads what the patch takes upon itself: in files that it touches, without what was there before.
+func (r *run) findClaims() error {
+	r.patchClaims = map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(r.post)) {
+		if name == ksplicePath || r.post[name] == nil {
+			continue
+		}
+		claims, err := claimsIn(name, r.post[name])
+		if err != nil {
+			return refuse(ReasonPatch, err.Error())
+		}
+		had, _ := claimsIn(name, r.pre[name])
+		for _, c := range claims {
+			if slices.ContainsFunc(had, func(h update.Claim) bool { return h.Item == c.Item }) {
+				continue
+			}
+			r.patchClaims[c.Item] = c.Because
+		}
+	}
+	return nil
+}
+
+// claimsIn reads the claims of one source.
+func claimsIn(name string, source []byte) ([]update.Claim, error) {
+	if !bytes.Contains(source, []byte(claimMacro)) {
+		return nil, nil
+	}
+	var s scanner.Scanner
+	s.Init(bytes.NewReader(source))
+	s.Mode = scanner.ScanIdents | scanner.ScanStrings | scanner.ScanChars | scanner.ScanComments | scanner.SkipComments
+	s.Error = func(*scanner.Scanner, string) {} // C has constants that Go has not: the compiler judges them
+	var out []update.Claim
+	for t := s.Scan(); t != scanner.EOF; t = s.Scan() {
+		if t != scanner.Ident || s.TokenText() != claimMacro {
+			continue
+		}
+		line := s.Line
+		c := update.Claim{Hook: true}
+		ok := s.Scan() == '('
+		var after rune
+		c.Item, after = literal(&s)
+		ok = ok && after == ','
+		c.Because, after = literal(&s)
+		if !ok || after != ')' || c.Item == "" || c.Because == "" {
+			return nil, fmt.Errorf("%s:%d: write %s(\"ITEM\", \"HOW IT IS CARRIED\") with an item's ID as create --report has it", name, line, claimMacro)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// literal reads a string constant, which may be several in a row, and what stands behind it.
+func literal(s *scanner.Scanner) (string, rune) {
+	var b strings.Builder
+	for {
+		t := s.Scan()
+		if t != scanner.String {
+			return b.String(), t
+		}
+		text, err := strconv.Unquote(s.TokenText())
+		if err != nil {
+			return "", t
+		}
+		b.WriteString(text)
+	}
+}
+
+// earlyCalls refuses hooks that call, while the old code runs, a function that the update replaces: at another time they would get another.
+func (r *run) earlyCalls(units []*unit) error {
+	local, global := map[*unit]map[int]bool{}, map[string]bool{}
+	for _, u := range units {
+		local[u] = map[int]bool{}
+		for _, f := range u.result.Functions {
+			if f.Kind != diff.Changed || f.Pre == nil {
+				continue
+			}
+			local[u][f.Pre.Index] = true
+			if f.Pre.Bind != elf.STB_LOCAL {
+				global[f.Name] = true
+			}
+		}
+	}
+	var reasons []string
+	for _, u := range units {
+		if len(u.result.Hooks) == 0 || len(u.result.Refusals) > 0 {
+			continue
+		}
+		c, err := u.result.Closure()
+		if err != nil {
+			return fmt.Errorf("%s: %w", u.Object, err)
+		}
+		for i := range c.Hooks {
+			h := &c.Hooks[i]
+			called := h.Calls(func(t *diff.Target) bool {
+				if t.Pre != nil && t.Pre.Section != nil {
+					return local[u][t.Pre.Index]
+				}
+				return global[t.Name]
+			})
+			if called != "" {
+				reasons = append(reasons, fmt.Sprintf("%s: the %s hook %s leads to %s, which the patch changes: the old code would run then; write what the hook needs into a function of its own",
+					u.Object, h.When, h.Piece.Symbols[0].Name, called))
+			}
+		}
+	}
+	if len(reasons) > 0 {
+		return refuse(ReasonUnsupported, reasons...)
+	}
+	return nil
+}

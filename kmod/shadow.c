@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Shadow fields: data that an update keeps beside objects whose structure has
+ * no room for it. One hash table by object and field; looking one up takes no
+ * lock, so that any context may, an NMI too. A field is a name: what updates
+ * that stand in each other's place keep under it goes from one to the next,
+ * and when the last one is undone all of it goes.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/hash.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/rculist.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/sysfs.h>
+
+#include "ksplice.h"
+#include "include/ksplice.h"
+
+#define BUCKET_BITS	16
+#define LOCK_BITS	6
+
+/* A field, for as long as a part that has it is loaded. */
+struct ksplice_field {
+	struct list_head list;
+	char *name;
+	size_t size;
+	struct list_head holders;	/* struct holder: the last one's destructor counts */
+	atomic_long_t count;
+};
+
+struct holder {
+	struct list_head list;
+	struct ksplice_shadow *shadow;	/* in a part */
+};
+
+struct entry {
+	struct hlist_node node;
+	struct rcu_head rcu;
+	struct entry *next;	/* of those that are dropped together: readers may still follow node */
+	const void *object;
+	struct ksplice_field *field;
+	u64 data[];
+};
+
+static LIST_HEAD(fields);
+static DEFINE_MUTEX(fields_lock);
+static struct hlist_head *buckets;	/* while there are fields */
+static raw_spinlock_t locks[1 << LOCK_BITS];
+
+static struct hlist_head *bucket_of(const struct ksplice_field *f, const void *object)
+{
+	return &buckets[hash_long((unsigned long)object ^ hash_ptr(f, BITS_PER_LONG), BUCKET_BITS)];
+}
+
+static raw_spinlock_t *lock_of(const struct hlist_head *bucket)
+{
+	return &locks[(bucket - buckets) & ((1 << LOCK_BITS) - 1)];
+}
+
+static struct entry *find(const struct ksplice_field *f, const struct hlist_head *bucket, const void *object)
+{
+	struct entry *e;
+
+	hlist_for_each_entry_rcu(e, bucket, node, lockdep_is_held(lock_of(bucket))) {
+		if (e->object == object && e->field == f)
+			return e;
+	}
+	return NULL;
+}
+
+static void destroy(struct ksplice_field *f, struct entry *e, void (*dtor)(void *object, void *data))
+{
+	if (dtor)
+		dtor((void *)e->object, e->data);
+	atomic_long_dec(&f->count);
+	kfree_rcu(e, rcu);
+}
+
+/**
+ * ksplice_shadow_get - an object's shadow field
+ * @s: the field
+ * @object: what it is of; never followed
+ *
+ * Any context. What it returns lives until it is detached.
+ *
+ * Return: its data, NULL where the object has none.
+ */
+void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object)
+{
+	struct entry *e;
+
+	rcu_read_lock();
+	e = find(s->field, bucket_of(s->field, object), object);
+	rcu_read_unlock();
+	return e ? e->data : NULL;
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_get);
+
+static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool get)
+{
+	struct ksplice_field *f = s->field;
+	struct hlist_head *bucket = bucket_of(f, object);
+	struct entry *e, *old;
+	unsigned long flags;
+
+	if (get) {
+		void *data = ksplice_shadow_get(s, object);
+
+		if (data)
+			return data;
+	}
+	e = kzalloc(struct_size(e, data, DIV_ROUND_UP(f->size, sizeof(u64))), gfp);
+	if (!e)
+		return NULL;
+	e->object = object;
+	e->field = f;
+	if (s->ctor && s->ctor(object, e->data, arg)) {
+		kfree(e);
+		return NULL;
+	}
+	atomic_long_inc(&f->count);
+	raw_spin_lock_irqsave(lock_of(bucket), flags);
+	old = find(f, bucket, object);
+	if (!old)
+		hlist_add_head_rcu(&e->node, bucket);
+	raw_spin_unlock_irqrestore(lock_of(bucket), flags);
+	if (!old)
+		return e->data;
+	destroy(f, e, s->dtor);
+	return get ? old->data : NULL;
+}
+
+/**
+ * ksplice_shadow_attach - give an object a shadow field
+ * @s: the field
+ * @object: what it is of
+ * @arg: for the constructor
+ * @gfp: how memory is to be had: GFP_ATOMIC where nothing may sleep
+ *
+ * The data are zero, then the constructor's. Not from an NMI.
+ *
+ * Return: the data; NULL where the object has the field already, where there is
+ * no memory, and where the constructor fails.
+ */
+void *ksplice_shadow_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp)
+{
+	return attach(s, object, arg, gfp, false);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_attach);
+
+/**
+ * ksplice_shadow_get_or_attach - an object's shadow field, a new one where it has none
+ * @s: the field
+ * @object: what it is of
+ * @arg: for the constructor
+ * @gfp: how memory is to be had
+ *
+ * Of several callers at once all get the same data; the constructor may have
+ * run for some that were then destroyed.
+ *
+ * Return: the data; NULL where there is no memory or the constructor fails.
+ */
+void *ksplice_shadow_get_or_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp)
+{
+	return attach(s, object, arg, gfp, true);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_get_or_attach);
+
+/**
+ * ksplice_shadow_detach - take an object's shadow field away
+ * @s: the field
+ * @object: what it is of
+ *
+ * For where the object is freed: another one at the same place would have the
+ * field, else. Nothing happens where it has none. Not from an NMI.
+ */
+void ksplice_shadow_detach(struct ksplice_shadow *s, void *object)
+{
+	struct hlist_head *bucket = bucket_of(s->field, object);
+	struct entry *e;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(lock_of(bucket), flags);
+	e = find(s->field, bucket, object);
+	if (e)
+		hlist_del_rcu(&e->node);
+	raw_spin_unlock_irqrestore(lock_of(bucket), flags);
+	if (e)
+		destroy(s->field, e, s->dtor);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_detach);
+
+/* Take those of a field out of one bucket. */
+static struct entry *take(struct ksplice_field *f, struct hlist_head *bucket)
+{
+	struct entry *e, *taken = NULL;
+	struct hlist_node *next;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(lock_of(bucket), flags);
+	hlist_for_each_entry_safe(e, next, bucket, node) {
+		if (e->field != f)
+			continue;
+		hlist_del_rcu(&e->node);
+		e->next = taken;
+		taken = e;
+	}
+	raw_spin_unlock_irqrestore(lock_of(bucket), flags);
+	return taken;
+}
+
+static void drop_all(struct ksplice_field *f, void (*dtor)(void *object, void *data))
+{
+	struct entry *e, *next;
+	u32 i;
+
+	for (i = 0; i < 1 << BUCKET_BITS; i++) {
+		if (hlist_empty(&buckets[i]))
+			continue;
+		for (e = take(f, &buckets[i]); e; e = next) {
+			next = e->next;
+			destroy(f, e, dtor);
+		}
+	}
+}
+
+/**
+ * ksplice_shadow_drop_all - take a shadow field away from all objects
+ * @s: the field
+ *
+ * Undoing the last update that has the field does so. Not from an NMI.
+ */
+void ksplice_shadow_drop_all(struct ksplice_shadow *s)
+{
+	drop_all(s->field, s->dtor);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_drop_all);
+
+static struct ksplice_field *field_of(const char *name)
+{
+	struct ksplice_field *f;
+
+	list_for_each_entry(f, &fields, list) {
+		if (!strcmp(f->name, name))
+			return f;
+	}
+	return NULL;
+}
+
+static struct ksplice_field *new_field(const struct ksplice_shadow *s)
+{
+	struct ksplice_field *f;
+
+	if (!buckets)
+		buckets = kvcalloc(1 << BUCKET_BITS, sizeof(*buckets), GFP_KERNEL);
+	f = kzalloc(sizeof(*f), GFP_KERNEL);
+	if (!buckets || !f)
+		goto err;
+	f->name = kstrdup(s->name, GFP_KERNEL);
+	if (!f->name)
+		goto err;
+	f->size = s->size;
+	INIT_LIST_HEAD(&f->holders);
+	list_add_tail(&f->list, &fields);
+	return f;
+err:
+	kfree(f);
+	return NULL;
+}
+
+/* Nobody can look anything up any more once the last field goes. */
+static void free_field(struct ksplice_field *f)
+{
+	list_del(&f->list);
+	kfree(f->name);
+	kfree(f);
+	if (!list_empty(&fields))
+		return;
+	synchronize_rcu();
+	kvfree(buckets);
+	buckets = NULL;
+}
+
+/**
+ * ksplice_shadow_arrive - a part's shadow field can be used from here on
+ * @s: the field, in the part's memory
+ *
+ * A part calls it in a hook before it is applied. May sleep.
+ *
+ * Return: 0; -EEXIST where another update has a field of that name and another
+ * size; -EINVAL; -ENOMEM.
+ */
+int ksplice_shadow_arrive(struct ksplice_shadow *s)
+{
+	struct ksplice_field *f;
+	struct holder *h;
+	int err = 0;
+
+	if (!s->name || !s->name[0] || !s->size || s->size > KSPLICE_SHADOW_MAX || s->field)
+		return -EINVAL;
+	h = kmalloc(sizeof(*h), GFP_KERNEL);
+	if (!h)
+		return -ENOMEM;
+	h->shadow = s;
+	mutex_lock(&fields_lock);
+	f = field_of(s->name);
+	if (f && f->size != s->size) {
+		pr_err("shadow field %s has %zu bytes, not %zu\n", s->name, f->size, s->size);
+		err = -EEXIST;
+	} else {
+		f = f ?: new_field(s);
+		err = f ? 0 : -ENOMEM;
+	}
+	if (err) {
+		kfree(h);
+	} else {
+		list_add_tail(&h->list, &f->holders);
+		s->field = f;
+	}
+	mutex_unlock(&fields_lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_arrive);
+
+static void leave(struct ksplice_shadow *s)
+{
+	struct ksplice_field *f = s->field;
+	struct holder *h;
+
+	list_for_each_entry(h, &f->holders, list) {
+		if (h->shadow == s)
+			break;
+	}
+	list_del(&h->list);
+	kfree(h);
+	s->field = NULL;
+	if (!list_empty(&f->holders))
+		return;
+	drop_all(f, s->dtor);
+	free_field(f);
+}
+
+/**
+ * ksplice_shadow_leave - a part no longer uses its shadow field
+ * @s: the field
+ *
+ * A part calls it in a hook after it was undone, or could not be applied. Where
+ * it is the last that has the field, all objects lose it. May sleep.
+ */
+void ksplice_shadow_leave(struct ksplice_shadow *s)
+{
+	mutex_lock(&fields_lock);
+	if (s->field)
+		leave(s);
+	mutex_unlock(&fields_lock);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_leave);
+
+/* A part goes whose hooks did not run: its module's init had failed. */
+void ksplice_shadow_forget(const struct module *mod)
+{
+	struct ksplice_field *f;
+	struct holder *h;
+
+	mutex_lock(&fields_lock);
+again:
+	list_for_each_entry(f, &fields, list) {
+		list_for_each_entry(h, &f->holders, list) {
+			if (within_module((unsigned long)h->shadow, mod)) {
+				leave(h->shadow);
+				goto again;
+			}
+		}
+	}
+	mutex_unlock(&fields_lock);
+}
+
+/* A line a field: name, bytes, objects that have it. */
+ssize_t ksplice_shadow_list(char *buf)
+{
+	struct ksplice_field *f;
+	int n = 0;
+
+	mutex_lock(&fields_lock);
+	list_for_each_entry(f, &fields, list)
+		n += sysfs_emit_at(buf, n, "%s %zu %ld\n", f->name, f->size, atomic_long_read(&f->count));
+	mutex_unlock(&fields_lock);
+	return n;
+}
+
+void ksplice_shadow_init(void)
+{
+	u32 i;
+
+	for (i = 0; i < ARRAY_SIZE(locks); i++)
+		raw_spin_lock_init(&locks[i]);
+}
