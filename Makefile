@@ -63,6 +63,8 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel modu
 	install -m 755 $(addprefix bin/plugins/,$(notdir $(PLUGINS))) $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins/
 	install -m 644 $(filter-out %.mod.c,$(wildcard kmod/*.c)) $(wildcard kmod/*.h kmod/Kbuild kmod/Makefile kmod/dkms.conf) \
 		$(DESTDIR)/usr/src/ksplice-$(VERSION)/
+	install -d $(DESTDIR)/usr/src/ksplice-$(VERSION)/include
+	install -m 644 kmod/include/*.h $(DESTDIR)/usr/src/ksplice-$(VERSION)/include/
 
 clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
 	rm -rf bin out

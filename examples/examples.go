@@ -181,6 +181,10 @@ var All = []Example{
 		Show: []Effect{{Action: []string{"eventfd"}, Old: `^no reads$`, New: `^reads: \d+$`}},
 	},
 	{
+		Name: "eventfd-count", Traits: Vmlinux | NewData, Targets: []string{"vmlinux"}, Functions: []string{"eventfd_read", "eventfd_show_fdinfo"},
+		Show: []Effect{{Action: []string{"eventfd"}, Old: `^no reads$`, New: `^reads: \d+$`}},
+	},
+	{
 		// __x64_sys_getppid is another name of the same code (arch/x86/include/asm/syscall_wrapper.h:SYSCALL_DEFINE0).
 		Name: "getppid-init", Traits: Vmlinux | Cheap, Targets: []string{"vmlinux"}, Functions: []string{"__ia32_sys_getppid"},
 		Show: []Effect{{Action: []string{"getppid"}, Old: `^0$`, New: `^1$`}},

@@ -15,12 +15,14 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
+#include <linux/workqueue.h>
 
 #include "ksplice.h"
 #include "include/ksplice.h"
 
 #define BUCKET_BITS	16
 #define LOCK_BITS	6
+#define RESERVE		128	/* entries of a field that are there when there is no memory */
 
 /* A field, for as long as a part that has it is loaded. */
 struct ksplice_field {
@@ -29,6 +31,12 @@ struct ksplice_field {
 	size_t size;
 	struct list_head holders;	/* struct holder: the last one's destructor counts */
 	atomic_long_t count;
+	raw_spinlock_t lock;	/* of all below */
+	struct entry *reserve;
+	u32 nr_reserve;
+	struct entry *spare;	/* of all objects for which there was no memory */
+	bool spared;
+	struct work_struct refill;
 };
 
 struct holder {
@@ -99,7 +107,70 @@ void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object)
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_get);
 
-static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool get)
+static struct entry *new_entry(const struct ksplice_field *f, gfp_t gfp)
+{
+	struct entry *e;
+
+	return kzalloc(struct_size(e, data, DIV_ROUND_UP(f->size, sizeof(u64))), gfp);
+}
+
+/* Fill the reserve. */
+static void refill(struct work_struct *work)
+{
+	struct ksplice_field *f = container_of(work, struct ksplice_field, refill);
+	struct entry *e = NULL;
+	unsigned long flags;
+
+	do {
+		if (!e)
+			e = new_entry(f, GFP_KERNEL);
+		if (!e)
+			return;
+		raw_spin_lock_irqsave(&f->lock, flags);
+		if (f->nr_reserve < RESERVE) {
+			e->next = f->reserve;
+			f->reserve = e;
+			f->nr_reserve++;
+			e = NULL;
+		}
+		raw_spin_unlock_irqrestore(&f->lock, flags);
+	} while (!e);
+	kfree(e);
+}
+
+static struct entry *from_reserve(struct ksplice_field *f)
+{
+	struct entry *e;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&f->lock, flags);
+	e = f->reserve;
+	if (e) {
+		f->reserve = e->next;
+		e->next = NULL;
+		f->nr_reserve--;
+	}
+	raw_spin_unlock_irqrestore(&f->lock, flags);
+	schedule_work(&f->refill);
+	return e;
+}
+
+/* What objects share for which there is no memory at all. */
+static void *spare(struct ksplice_shadow *s, void *object)
+{
+	struct ksplice_field *f = s->field;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&f->lock, flags);
+	if (!f->spared && s->ctor)
+		s->ctor(object, f->spare->data, NULL);
+	f->spared = true;
+	raw_spin_unlock_irqrestore(&f->lock, flags);
+	pr_err_ratelimited("shadow field %s: no memory, objects share one\n", f->name);
+	return f->spare->data;
+}
+
+static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool get, bool always)
 {
 	struct ksplice_field *f = s->field;
 	struct hlist_head *bucket = bucket_of(f, object);
@@ -112,14 +183,16 @@ static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp
 		if (data)
 			return data;
 	}
-	e = kzalloc(struct_size(e, data, DIV_ROUND_UP(f->size, sizeof(u64))), gfp);
+	e = new_entry(f, gfp);
+	if (!e && always)
+		e = from_reserve(f);
 	if (!e)
-		return NULL;
+		return always ? spare(s, object) : NULL;
 	e->object = object;
 	e->field = f;
 	if (s->ctor && s->ctor(object, e->data, arg)) {
 		kfree(e);
-		return NULL;
+		return always ? spare(s, object) : NULL;
 	}
 	atomic_long_inc(&f->count);
 	raw_spin_lock_irqsave(lock_of(bucket), flags);
@@ -147,7 +220,7 @@ static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp
  */
 void *ksplice_shadow_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp)
 {
-	return attach(s, object, arg, gfp, false);
+	return attach(s, object, arg, gfp, false, false);
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_attach);
 
@@ -165,9 +238,26 @@ EXPORT_SYMBOL_GPL(ksplice_shadow_attach);
  */
 void *ksplice_shadow_get_or_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp)
 {
-	return attach(s, object, arg, gfp, true);
+	return attach(s, object, arg, gfp, true, false);
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_get_or_attach);
+
+/**
+ * ksplice_shadow_of - an object's shadow field, always
+ * @s: the field; its constructor may not fail or sleep
+ * @object: what it is of
+ *
+ * For code that has no way to fail, as where a member of the structure would
+ * be. Memory is taken atomically, then from a reserve; when that is used up, too,
+ * all further objects share one, and the kernel's log says so. Not from an NMI.
+ *
+ * Return: the data, never NULL.
+ */
+void *ksplice_shadow_of(struct ksplice_shadow *s, const void *object)
+{
+	return attach(s, (void *)object, NULL, GFP_ATOMIC | __GFP_NOWARN, true, true);
+}
+EXPORT_SYMBOL_GPL(ksplice_shadow_of);
 
 /**
  * ksplice_shadow_detach - take an object's shadow field away
@@ -259,22 +349,42 @@ static struct ksplice_field *new_field(const struct ksplice_shadow *s)
 	f = kzalloc(sizeof(*f), GFP_KERNEL);
 	if (!buckets || !f)
 		goto err;
-	f->name = kstrdup(s->name, GFP_KERNEL);
-	if (!f->name)
-		goto err;
 	f->size = s->size;
+	f->name = kstrdup(s->name, GFP_KERNEL);
+	f->spare = new_entry(f, GFP_KERNEL);
+	if (!f->name || !f->spare)
+		goto err;
 	INIT_LIST_HEAD(&f->holders);
+	raw_spin_lock_init(&f->lock);
+	INIT_WORK(&f->refill, refill);
+	refill(&f->refill);
 	list_add_tail(&f->list, &fields);
 	return f;
 err:
+	if (f) {
+		kfree(f->name);
+		kfree(f->spare);
+	}
 	kfree(f);
+	if (list_empty(&fields)) {
+		kvfree(buckets);
+		buckets = NULL;
+	}
 	return NULL;
 }
 
 /* Nobody can look anything up any more once the last field goes. */
 static void free_field(struct ksplice_field *f)
 {
+	struct entry *e;
+
 	list_del(&f->list);
+	cancel_work_sync(&f->refill);
+	while ((e = f->reserve)) {
+		f->reserve = e->next;
+		kfree(e);
+	}
+	kfree(f->spare);
 	kfree(f->name);
 	kfree(f);
 	if (!list_empty(&fields))

@@ -51,6 +51,7 @@ static const struct {
 	FIXED(ksplice_shadow_get),
 	FIXED(ksplice_shadow_get_or_attach),
 	FIXED(ksplice_shadow_leave),
+	FIXED(ksplice_shadow_of),
 };
 
 #define NR_FIXED	ARRAY_SIZE(fixed)

@@ -63,7 +63,7 @@ func (r *run) compile(ctx context.Context) error {
 		if err := r.compileGroup(ctx, []*unit{u}); err != nil {
 			return err
 		}
-		if _, err := r.layout([]*unit{u}); err != nil {
+		if _, err := r.layout(ctx, []*unit{u}); err != nil {
 			return err
 		}
 	}
@@ -195,9 +195,9 @@ func (r *run) strip(s *side, name string) error {
 
 // layout refuses changed types. Source of the rule: objects of the old layout are alive when the new code begins to run. It returns the
 // changes that may do no harm all the same, for locals to decide.
-func (r *run) layout(group []*unit) ([]local, error) {
+func (r *run) layout(ctx context.Context, group []*unit) ([]local, error) {
 	var open []local
-	var reasons []string
+	var changed []*offer
 	for _, u := range group {
 		if !u.paired() || u.pre.object.SHA256 == u.post.object.SHA256 {
 			continue
@@ -216,21 +216,17 @@ func (r *run) layout(group []*unit) ([]local, error) {
 				open = append(open, local{u, *c})
 				continue
 			}
-			if text := r.misread(u, c); text != "" && !slices.Contains(reasons, text) {
-				reasons = append(reasons, text)
-			}
+			changed = r.misread(changed, u, c)
 		}
 	}
-	if len(reasons) == 0 {
+	if len(changed) == 0 {
 		return open, nil
 	}
 	// What might be proved of the others does not help any more.
 	for _, c := range open {
-		if text := r.misread(c.unit, &c.Change); text != "" && !slices.Contains(reasons, text) {
-			reasons = append(reasons, text)
-		}
+		changed = r.misread(changed, c.unit, &c.Change)
 	}
-	return nil, refuse(ReasonState, reasons...)
+	return nil, r.carry(ctx, changed)
 }
 
 // note adds a note to the report, once.
@@ -245,7 +241,7 @@ func (r *run) compare(ctx context.Context) error {
 	if err := r.describe(ctx, r.units); err != nil {
 		return err
 	}
-	open, err := r.layout(r.units)
+	open, err := r.layout(ctx, r.units)
 	if err != nil {
 		return err
 	}

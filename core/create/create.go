@@ -126,8 +126,13 @@ type run struct {
 	text    []byte            // of the last one, as it travels
 	pre     map[string][]byte // files that differ from the tree, before the patch (those of Base)
 	post    map[string][]byte // the same after it; nil content: the file is gone
-	units   []*unit
-	claims  []update.Claim
+	// before and after are pre and post as people see them: lines keep no numbers. edits are what transform plugins made of some.
+	before, after, edits map[string][]byte
+	// edited are the items that are carried by edits, asked counts the times that plugins were asked.
+	edited map[string]bool
+	asked  int
+	units  []*unit
+	claims []update.Claim
 	// patchClaims are the items that the patch takes upon itself, and how it carries them.
 	patchClaims map[string]string
 	// external are the files that a module's own source tree adds to the kernel's, flags what pre and post are compiled with beyond the
@@ -145,7 +150,7 @@ func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 		return nil, nil, err
 	}
 	defer done()
-	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, flags: slices.Clone(sectionFlags)}
+	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, edited: map[string]bool{}, flags: slices.Clone(sectionFlags)}
 	if r.o.Transforms == nil {
 		r.o.Transforms = func(context.Context) ([]Transform, error) { return nil, nil }
 	}
@@ -187,14 +192,7 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 	if err := r.findClaims(); err != nil {
 		return nil, err
 	}
-	if err := r.affected(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.compile(ctx); err != nil {
-		return nil, err
-	}
-	r.stage("diff")
-	if err := r.compare(ctx); err != nil || r.o.ReportOnly {
+	if err := r.rounds(ctx); err != nil || r.o.ReportOnly {
 		return nil, err
 	}
 	r.stage("link")
@@ -301,6 +299,7 @@ func (r *run) prepare(ctx context.Context) error {
 // patch applies to plain text, and what is compiled is stabilised against the tree.
 func (r *run) applyPatches() error {
 	plain := map[string][]byte{}
+	r.after, r.edits = plain, map[string][]byte{}
 	read := func(name string) ([]byte, error) {
 		if b, ok := plain[name]; ok {
 			if b == nil {
@@ -316,7 +315,7 @@ func (r *run) applyPatches() error {
 	}
 	for i, p := range r.patches {
 		if i == len(r.patches)-1 {
-			r.pre = maps.Clone(r.post)
+			r.pre, r.before = maps.Clone(r.post), maps.Clone(plain)
 		}
 		changed, err := p.Apply(read)
 		if err != nil {
@@ -330,19 +329,32 @@ func (r *run) applyPatches() error {
 			}
 			return err
 		}
-		for name, b := range changed {
-			plain[name], r.post[name] = b, b
-			before, err := r.original(name)
-			if b == nil || errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			if err == nil {
-				r.post[name], err = patch.StabilizeLines(before, b, name)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+		if i < len(r.o.Base) {
+			for _, e := range r.o.Base[i].Manifest.Patch.Edits {
+				changed[e.Path] = r.o.Base[i].Files[e.File]
 			}
 		}
+		for name, b := range changed {
+			if err := r.put(name, b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// put makes a text what a file is after the patch.
+func (r *run) put(name string, text []byte) error {
+	r.after[name], r.post[name] = text, text
+	was, err := r.original(name)
+	if text == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		r.post[name], err = patch.StabilizeLines(was, text, name)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
@@ -350,7 +362,7 @@ func (r *run) applyPatches() error {
 // affected asks which units the patch reaches.
 func (r *run) affected(ctx context.Context) error {
 	p := r.patches[len(r.patches)-1]
-	paths, added, removed := code(p), 0, 0
+	paths, added, removed := r.touched(), 0, 0
 	for _, f := range p.Files {
 		added, removed = added+f.Added, removed+f.Removed
 	}

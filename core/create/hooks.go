@@ -37,7 +37,7 @@ func (r *run) addHeader() error {
 	if _, err := r.original(ksplicePath); err == nil {
 		return refuse(ReasonUnsupported, "the kernel's source has an "+ksplicePath+" of its own, where a patch finds <ksplice.h>")
 	}
-	if _, ok := r.post[ksplicePath]; ok {
+	if b, ok := r.post[ksplicePath]; ok && !bytes.Equal(b, include.Ksplice) {
 		return refuse(ReasonPatch, "it brings an "+ksplicePath+" of its own: create puts it there")
 	}
 	r.pre[ksplicePath], r.post[ksplicePath] = include.Ksplice, include.Ksplice

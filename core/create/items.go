@@ -1,6 +1,7 @@
 package create
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 // Item is a change of what data mean that exist in the running kernel: the update is made when somebody takes it upon himself.
@@ -63,16 +65,46 @@ func (r *run) accepted(it *Item) bool {
 	return ok
 }
 
-// misread takes a changed type into the report. It returns the reason against it, none where the author accepts it, or a report is all
-// that is wanted.
-func (r *run) misread(u *unit, c *semantic.Change) (reason string) {
+// misread takes a changed type into the report, and adds it to those that somebody must carry unless somebody does already.
+func (r *run) misread(list []*offer, u *unit, c *semantic.Change) []*offer {
 	file, _, _ := strings.Cut(c.Where, ":")
-	it := r.item("layout:"+file+":"+c.Name, "layout", u.Object, fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))
-	if r.accepted(it) || r.o.ReportOnly {
-		return ""
+	o := &offer{unit: u, it: r.item("layout:"+file+":"+c.Name, "layout", u.Object, fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))}
+	if r.accepted(o.it) || o.it.Claim != nil && !r.edited[o.it.ID] {
+		return list
 	}
-	return fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over and says so (ksplice_claim), or --accept %s where it does no harm",
-		c.Kind, c.Name, c.Where, c.Detail, it.ID)
+	if slices.ContainsFunc(list, func(x *offer) bool { return x.it == o.it }) {
+		return list
+	}
+	o.text = fmt.Sprintf("layout of %s %s changes (%s): %s: objects that exist already would be misread; this needs code that carries them over and says so (ksplice_claim), or --accept %s where it does no harm",
+		c.Kind, c.Name, c.Where, c.Detail, o.it.ID)
+	o.item = transform.Item{ID: o.it.ID, Kind: transform.ItemLayout, Unit: u.Object, Name: c.Name, Detail: c.Detail, Source: file}
+	for _, m := range c.Added {
+		o.item.Members = append(o.item.Members, transform.Member(m))
+	}
+	return append(list, o)
+}
+
+// carry has transform plugins carry changed types, or refuses them.
+func (r *run) carry(ctx context.Context, list []*offer) error {
+	var reasons []string
+	open := slices.DeleteFunc(slices.Clone(list), func(o *offer) bool {
+		if o.it.Claim == nil {
+			return false
+		}
+		reasons = append(reasons, fmt.Sprintf("transform plugin %s claims %s, and with what it made of the sources the layout changes all the same: %s", o.it.Claim.Plugin, o.it.ID, o.item.Detail))
+		return true
+	})
+	rest, err := r.ask(ctx, open)
+	if err != nil || r.o.ReportOnly {
+		return err
+	}
+	for _, o := range rest {
+		reasons = append(reasons, o.text)
+	}
+	if len(reasons) > 0 {
+		return refuse(ReasonState, reasons...)
+	}
+	return nil
 }
 
 // unknownItems refuses what the author accepts, or the patch claims, and the patch does not change.

@@ -22,8 +22,12 @@ func TestAcceptLayout(t *testing.T) {
 		if err != nil || len(changes) != 1 {
 			t.Fatalf("%v, %v", changes, err)
 		}
-		reason := r.misread(u, &changes[0])
-		if refused := reason != ""; refused != (name == "nobody" || name == "another") {
+		err = r.carry(t.Context(), r.misread(nil, u, &changes[0]))
+		var reason string
+		if err != nil {
+			reason = err.Error()
+		}
+		if refused := err != nil; refused != (name == "nobody" || name == "another") {
 			t.Errorf("%s: %q", name, reason)
 		}
 		if len(r.report.Items) != 1 || r.report.Items[0].ID != id {

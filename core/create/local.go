@@ -26,7 +26,7 @@ type local struct {
 // locals decides about the changes of structures that layout put off until the differences are known. One is good if whoever can have
 // an object of the structure is replaced, and so runs nowhere when the update goes in, or out.
 func (r *run) locals(ctx context.Context, list []local) error {
-	var reasons []string
+	var changed []*offer
 	told := map[*unit][2]*semantic.Told{}
 	for _, c := range list {
 		sides, ok := told[c.unit]
@@ -43,18 +43,13 @@ func (r *run) locals(ctx context.Context, list []local) error {
 		names, err := c.unit.replacesAll(c.Name, sides)
 		if err != nil {
 			r.debug(c, err)
-			if text := r.misread(c.unit, &c.Change); text != "" && !slices.Contains(reasons, text) {
-				reasons = append(reasons, text)
-			}
+			changed = r.misread(changed, c.unit, &c.Change)
 			continue
 		}
 		r.note(fmt.Sprintf("%s %s (%s): %s: no object of it outlives the functions that have to do with it, which are replaced: %s", c.Kind, c.Name, c.Where, c.Detail,
 			strings.Join(names, " ")))
 	}
-	if len(reasons) > 0 {
-		return refuse(ReasonState, reasons...)
-	}
-	return nil
+	return r.carry(ctx, changed)
 }
 
 // debug logs why objects of a structure are not known to be gone.

@@ -81,7 +81,7 @@ func TestLocals(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r, u := localRun(t, localHead+localWas+c.pre, localHead+localIs+c.post, c.silent)
-			open, err := r.layout(r.units)
+			open, err := r.layout(t.Context(), r.units)
 			if err != nil || len(open) != 1 {
 				t.Fatalf("layout = %v, %v; want one to decide", open, err)
 			}
@@ -106,7 +106,7 @@ func TestLocals(t *testing.T) {
 func TestLayoutCertain(t *testing.T) {
 	const more = "struct g { int a; %s int b; } g;\n"
 	r, _ := localRun(t, localHead+localWas+fmt.Sprintf(more, "")+localUse, localHead+localIs+fmt.Sprintf(more, "int c;")+localUse, false)
-	_, err := r.layout(r.units)
+	_, err := r.layout(t.Context(), r.units)
 	var refused *RefusedError
 	if !errors.As(err, &refused) || len(refused.Reasons) != 2 {
 		t.Errorf("layout = %v, want two reasons", err)
@@ -127,6 +127,9 @@ func localRun(t *testing.T, pre, post string, silent bool) (*run, *unit) {
 	}
 	builder := build.New(&compiler{silent: silent}, t.TempDir(), nil)
 	t.Cleanup(func() { builder.Close() })
-	r := &run{o: Options{Builder: builder}, tree: &backend.Tree{ID: "tree", Root: root, Source: root, Build: root}, units: []*unit{u}, post: map[string][]byte{"u.c": []byte(post)}}
+	files := map[string][]byte{"u.c": []byte(post)}
+	r := &run{o: Options{Builder: builder, Say: func(string, string) {}}, tree: &backend.Tree{ID: "tree", Root: root, Source: root, Build: root}, units: []*unit{u},
+		post: files, after: files, edited: map[string]bool{}, edits: map[string][]byte{}}
+	r.o.Transforms = func(context.Context) ([]Transform, error) { return nil, nil }
 	return r, u
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
 	"github.com/ksplice/ksplice/sdk/transform"
@@ -125,8 +126,8 @@ func TestTransformRefused(t *testing.T) {
 		"nobody claims": {[]planner{nothing, nothing}, ""},
 		"claims only":   {[]planner{claim(false)}, "does not say how it is to be carried"},
 		"edits": {[]planner{{plan: func(*transform.PlanRequest) *transform.PlanResponse {
-			return &transform.PlanResponse{Edits: map[string][]byte{"u.c": nil}}
-		}}}, "it edits sources"},
+			return &transform.PlanResponse{Edits: map[string][]byte{"v.c": nil}}
+		}}}, "it edits v.c, which is no source that the patch leaves"},
 		"fails": {[]planner{{plan: func(*transform.PlanRequest) *transform.PlanResponse { return nil }}}, "transform plugin test: no plan"},
 	} {
 		r, u, err := transformed(t, c.plugins...)
@@ -136,5 +137,71 @@ func TestTransformRefused(t *testing.T) {
 		if len(u.result.Refusals) != 1 || len(r.claims) > 0 {
 			t.Errorf("%s: refusals %+v, claims %+v", name, u.result.Refusals, r.claims)
 		}
+	}
+}
+
+// TestTransformEdits: what a plugin makes of the sources is compiled next, and its claims stay.
+func TestTransformEdits(t *testing.T) {
+	const edited = "int nothing_of_it;\n"
+	edit := planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		return &transform.PlanResponse{Claimed: []string{opsID}, Because: map[string]string{opsID: "it is edited"}, Edits: map[string][]byte{"u.c": []byte(edited)}}
+	}}
+	r, _, err := transformed(t, edit)
+	if !errors.Is(err, errEdited) || string(r.after["u.c"]) != edited || string(r.edits["u.c"]) != edited {
+		t.Fatalf("%v, source %q, edits %q", err, r.after["u.c"], r.edits)
+	}
+	if d := cmp.Diff([]update.Claim{{Item: opsID, Plugin: "test", Because: "it is edited"}}, r.claims); d != "" {
+		t.Errorf("claims (-want +got):\n%s", d)
+	}
+	if _, _, err := transformed(t, planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		return &transform.PlanResponse{Declined: map[string]string{opsID: "it is too hard"}}
+	}}); err != nil {
+		t.Error(err)
+	}
+	other := planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		return &transform.PlanResponse{Edits: map[string][]byte{"u.c": nil}}
+	}}
+	half := planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		return &transform.PlanResponse{Edits: map[string][]byte{"u.c": []byte("x")}}
+	}}
+	if _, _, err := transformed(t, half, other); err == nil || !strings.Contains(err.Error(), "which another plugin edits in the same round") {
+		t.Errorf("two plugins edit one file: %v", err)
+	}
+}
+
+// TestCarry: a changed layout that a plugin declines says why; one that is as it was behind a plugin's edits is none of a plugin's that claims it.
+func TestCarry(t *testing.T) {
+	layout := func(p planner) (*run, []*offer) {
+		r, u := localRun(t, "struct s { int b; }; struct s *all; int f(void) { return all->b; }", "struct s { int a; int b; }; struct s *all; int f(void) { return all->b; }", false)
+		r.dir = t.TempDir()
+		r.o.Transforms = func(context.Context) ([]Transform, error) { return []Transform{{Name: "test", Transform: p}}, nil }
+		changes, err := semantic.CompareFiles(u.pre.object.Path, u.post.object.Path)
+		if err != nil || len(changes) != 1 {
+			t.Fatalf("%v, %v", changes, err)
+		}
+		return r, r.misread(nil, u, &changes[0])
+	}
+	const id = "layout:u.c:s"
+	var seen transform.Item
+	r, list := layout(planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		seen = req.Items[0]
+		return &transform.PlanResponse{Declined: map[string]string{id: "it is too hard"}}
+	}})
+	if err := r.carry(t.Context(), list); err == nil || !strings.Contains(err.Error(), "transform plugin test cannot carry it: it is too hard") {
+		t.Errorf("declined: %v", err)
+	}
+	seen.Detail = ""
+	if d := cmp.Diff(transform.Item{ID: id, Kind: transform.ItemLayout, Unit: "u.o", Name: "s", Source: "u.c", Members: []transform.Member{{Name: "a", Type: "int", Size: 4}}}, seen); d != "" {
+		t.Errorf("item (-want +got):\n%s", d)
+	}
+	r, list = layout(planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+		return &transform.PlanResponse{Claimed: []string{id}, Because: map[string]string{id: "by edits"}, Edits: map[string][]byte{"u.c": []byte("int x;\n")}}
+	}})
+	if err := r.carry(t.Context(), list); !errors.Is(err, errEdited) {
+		t.Fatalf("edited: %v", err)
+	}
+	list = r.misread(nil, r.units[0], &semantic.Change{Kind: "struct", Name: "s", Where: "u.c:1", Detail: "it grows"})
+	if err := r.carry(t.Context(), list); err == nil || !strings.Contains(err.Error(), "with what it made of the sources the layout changes all the same") {
+		t.Errorf("it changes still: %v", err)
 	}
 }

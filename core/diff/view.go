@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/sdk/arch"
@@ -292,6 +293,9 @@ func (v *view) readData() {
 			y.Value >= s.Size && y.Size == 0 && s.Size != 0 {
 			continue
 		}
+		if deviceTable(y.Name) {
+			continue
+		}
 		if r := v.rules[s]; s.Flags&elf.SHF_EXECINSTR != 0 || r == ruleIgnore || r == ruleMerged || r == ruleTable || r == ruleHooks {
 			continue
 		}
@@ -299,6 +303,12 @@ func (v *view) readData() {
 			v.add(&item{kind: itemData, section: s, start: y.Value, end: y.Value + y.Size}, y)
 		}
 	}
+}
+
+// deviceTable says that a symbol is the other name that a table of devices has for modpost alone (include/linux/module.h:MODULE_DEVICE_TABLE): in
+// the running kernel it names nothing.
+func deviceTable(name string) bool {
+	return strings.HasPrefix(name, "__mod_") && strings.HasSuffix(name, "_device_table")
 }
 
 // finish sorts a section's items, folds those that lie in others into them and fills the gaps.

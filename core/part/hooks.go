@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ksplice/ksplice/core/diff"
 	"github.com/ksplice/ksplice/core/objfile"
@@ -18,6 +19,9 @@ const (
 	hookCount = 80
 	hookSize  = 16
 )
+
+// hookSymbol begins the names by which the description finds hooks' functions.
+const hookSymbol = "ksplice_hook_"
 
 // hookPlace is a hook's type and the symbol that names its function to the description.
 type hookPlace struct {
@@ -33,7 +37,7 @@ func (x *unitBuilder) hooks() error {
 		if kind < 0 || !ok {
 			return fmt.Errorf("the closure lacks the function of a %s hook", h.When)
 		}
-		n := hookPlace{uint64(kind), fmt.Sprintf("ksplice_hook_%04x", len(x.b.hooks))}
+		n := hookPlace{uint64(kind), fmt.Sprintf("%s%04x", hookSymbol, len(x.b.hooks))}
 		x.out.AddSymbol(&objfile.Symbol{Name: n.symbol, Value: w.offset + h.Piece.Entry - h.Piece.Start, Size: h.Piece.End - h.Piece.Entry, Type: elf.STT_FUNC,
 			Bind: elf.STB_GLOBAL, Section: w.section})
 		x.b.hooks = append(x.b.hooks, n)
@@ -96,15 +100,19 @@ func Hooks(module []byte) ([]update.Hook, error) {
 	return out, nil
 }
 
-// hookFunction names what a reference leads to, by a section's symbol too.
+// hookFunction names what a reference leads to, by the function's own name where the part has it.
 func hookFunction(f *objfile.File, r *objfile.Reloc) string {
+	at := uint64(r.Addend)
 	if r.Symbol.Type != elf.STT_SECTION {
-		return r.Symbol.Name
+		at += r.Symbol.Value
 	}
 	for _, y := range f.SymbolsIn(r.Symbol.Section) {
-		if y.Type == elf.STT_FUNC && y.Value == uint64(r.Addend) {
+		if y.Type == elf.STT_FUNC && y.Value == at && !strings.HasPrefix(y.Name, hookSymbol) {
 			return y.Name
 		}
+	}
+	if r.Symbol.Type != elf.STT_SECTION {
+		return r.Symbol.Name
 	}
 	return fmt.Sprintf("%s+%#x", r.Symbol.Section.Name, r.Addend)
 }

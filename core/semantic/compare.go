@@ -102,6 +102,32 @@ func (c *comparer) members(a, b *typ) []string {
 	return out
 }
 
+// added lists the members that b has besides those of a, if those are all there and are what they were.
+func (c *comparer) added(a, b *typ) []Member {
+	if a.kind != kindStruct || b.kind != kindStruct || a.align != b.align {
+		return nil
+	}
+	was := map[string]*member{}
+	for _, m := range c.flatten(nil, a, "", 0, 0) {
+		was[m.name] = &m
+	}
+	var out []Member
+	for _, n := range c.flatten(nil, b, "", 0, 0) {
+		m := was[n.name]
+		switch {
+		case m == nil:
+			out = append(out, Member{Name: n.name, Type: describe(n.t), Size: uint64(max(size(n.t), 0)), Bits: uint64(n.bits)})
+		case m.bits != n.bits || !c.same(m.t, n.t, 0):
+			return nil
+		}
+		delete(was, n.name)
+	}
+	if len(was) > 0 {
+		return nil
+	}
+	return out
+}
+
 func place(m *member) string {
 	if m.bits == 0 && m.off%8 == 0 {
 		return fmt.Sprint(m.off / 8)

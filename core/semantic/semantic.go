@@ -38,8 +38,20 @@ type Change struct {
 	// Bound says that only constants of an enum differ that count the others: objects that exist are not misread, unless somebody
 	// stores the count.
 	Bound bool
+	// Added are the members that a structure gains, where all others stay what they are, if not where they are; none for every other change.
+	Added []Member
 	// Confined says that nothing but functions of this unit can have to do with the structure, before and after: Holders may prove more.
 	Confined bool
+}
+
+// Member is a member of a structure.
+type Member struct {
+	// Name is as C writes it behind the object's: "filters_lock", or "at.x" for one of an unnamed structure.
+	Name string
+	// Type is as the source names it: "spinlock_t", "struct list_head", "unsigned long *".
+	Type string
+	// Size is in bytes, Bits a bit field's width, else 0.
+	Size, Bits uint64
 }
 
 func (c Change) String() string {
@@ -145,7 +157,7 @@ func compare(pre, post *unit) ([]Change, error) {
 		}
 		if d := c.differences(a, b); len(d) > 0 {
 			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d), Bound: a.kind == kindEnum && bounds(a, b),
-				Confined: k.space == "tag" && pre.confined(a) && post.confined(b)}})
+				Confined: k.space == "tag" && pre.confined(a) && post.confined(b), Added: c.added(a, b)}})
 		}
 	}
 	for _, e := range pre.enums {

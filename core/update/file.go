@@ -294,6 +294,14 @@ func (u *Update) check() error {
 	if err := member("patch", m.Patch.File, m.Patch.SHA256); err != nil {
 		return err
 	}
+	for _, e := range m.Patch.Edits {
+		if !filepath.IsLocal(e.Path) {
+			return fmt.Errorf("edited file %q lies outside of the tree", e.Path)
+		}
+		if err := member("edited file "+e.Path, e.File, e.SHA256); err != nil {
+			return err
+		}
+	}
 	for _, base := range m.Base {
 		if !idPattern.MatchString(base) {
 			return fmt.Errorf("base %q is not eight hex digits", base)

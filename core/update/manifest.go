@@ -63,8 +63,18 @@ type Patch struct {
 	File   string      `json:"file"`
 	SHA256 string      `json:"sha256"`
 	Files  []PatchFile `json:"files"`
+	// Edits are what transform plugins made of files, which holds where the patch says otherwise.
+	Edits []Edit `json:"edits,omitempty"`
 	// External says that it is for a module with a source tree of its own, which its paths are relative to.
 	External bool `json:"external,omitempty"`
+}
+
+// Edit is a source file as transform plugins left it behind the patch.
+type Edit struct {
+	// Path is the file's in the tree, File the member that holds it.
+	Path   string `json:"path"`
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
 }
 
 // PatchFile is one file that the patch touches.

@@ -117,6 +117,7 @@ struct ksplice_shadow {
 void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object);
 void *ksplice_shadow_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp);
 void *ksplice_shadow_get_or_attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp);
+void *ksplice_shadow_of(struct ksplice_shadow *s, const void *object);
 void ksplice_shadow_detach(struct ksplice_shadow *s, void *object);
 void ksplice_shadow_drop_all(struct ksplice_shadow *s);
 int ksplice_shadow_arrive(struct ksplice_shadow *s);

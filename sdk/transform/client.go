@@ -35,7 +35,7 @@ func (c *Client) Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, err
 	if err != nil {
 		return nil, wire.FromStatus("Plan", err)
 	}
-	out := &PlanResponse{Claimed: resp.GetClaimed(), Rewrites: resp.GetRewrites(), Edits: resp.GetEdits(), Because: resp.GetBecause()}
+	out := &PlanResponse{Claimed: resp.GetClaimed(), Rewrites: resp.GetRewrites(), Edits: resp.GetEdits(), Because: resp.GetBecause(), Declined: resp.GetDeclined()}
 	if err := checkPlan(req, out); err != nil {
 		return nil, wire.Nonsense(c.Label, "Plan", err)
 	}
@@ -61,9 +61,17 @@ func checkPlan(req *PlanRequest, resp *PlanResponse) error {
 			return fmt.Errorf("it gives a reason for %q, which it does not claim", id)
 		}
 	}
+	for id := range resp.Declined {
+		if !slices.ContainsFunc(req.Items, func(i Item) bool { return i.ID == id }) || slices.Contains(resp.Claimed, id) {
+			return fmt.Errorf("it declines %q, which is not in the report or which it claims", id)
+		}
+	}
 	for path := range resp.Edits {
 		if !filepath.IsLocal(path) {
 			return fmt.Errorf("it edits %q, which is outside the source directory", path)
+		}
+		if len(resp.Claimed) == 0 {
+			return fmt.Errorf("it edits %q and claims nothing", path)
 		}
 	}
 	return nil

@@ -45,20 +45,30 @@ func (s *server) Plan(ctx context.Context, req *pb.PlanRequest) (*pb.PlanRespons
 	if err != nil {
 		return nil, err
 	}
-	return &pb.PlanResponse{Claimed: resp.Claimed, Rewrites: resp.Rewrites, Edits: resp.Edits, Because: resp.Because}, nil
+	return &pb.PlanResponse{Claimed: resp.Claimed, Rewrites: resp.Rewrites, Edits: resp.Edits, Because: resp.Because, Declined: resp.Declined}, nil
 }
 
 func itemTo(i *Item, to *pb.Item) {
 	to.Id, to.Kind, to.Unit, to.Name, to.Detail = i.ID, string(i.Kind), i.Unit, i.Name, wire.Text(i.Detail)
 	to.Pre, to.Post = i.Pre, i.Post
 	to.Fields = wire.Pack(i.Fields, fieldTo)
+	to.Source, to.Members = wire.Text(i.Source), wire.Pack(i.Members, memberTo)
 }
 
 func itemFrom(i *pb.Item, to *Item) {
 	*to = Item{
 		ID: i.GetId(), Kind: ItemKind(i.GetKind()), Unit: i.GetUnit(), Name: i.GetName(), Detail: i.GetDetail(),
 		Pre: i.GetPre(), Post: i.GetPost(), Fields: wire.Unpack(i.GetFields(), fieldFrom),
+		Source: i.GetSource(), Members: wire.Unpack(i.GetMembers(), memberFrom),
 	}
+}
+
+func memberTo(m *Member, to *pb.Member) {
+	to.Name, to.Type, to.Size, to.Bits = wire.Text(m.Name), wire.Text(m.Type), m.Size, m.Bits
+}
+
+func memberFrom(m *pb.Member, to *Member) {
+	*to = Member{Name: m.GetName(), Type: m.GetType(), Size: m.GetSize(), Bits: m.GetBits()}
 }
 
 func fieldTo(f *Field, to *pb.Field) {

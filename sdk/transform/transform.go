@@ -40,6 +40,18 @@ type Item struct {
 	Pre, Post []byte
 	// Fields are what of the datum differs, in order of place, for initialisers.
 	Fields []Field
+	// Source is the file in which a structure is defined, relative to PlanRequest.SourceDir, for layouts.
+	Source string
+	// Members are what a structure gains, where all others stay what they are, for layouts; none for every other change.
+	Members []Member
+}
+
+// Member is a member that a structure gains.
+type Member struct {
+	// Name is as C writes it behind the object's; Type as the source names it: "spinlock_t", "struct list_head", "unsigned long *".
+	Name, Type string
+	// Size is in bytes; Bits is a bit field's width in bits, else 0.
+	Size, Bits uint64
 }
 
 // Field is a member of a datum, or an element of an array, whose initial value changes.
@@ -57,13 +69,14 @@ type Field struct {
 
 // PlanRequest is the report and where things are.
 type PlanRequest struct {
-	// Round counts from 0.
+	// Round counts from 0: after each round with edits everything is compiled and compared again.
 	Round int
 	// Patch is the patch's text.
 	Patch []byte
-	// SourceDir is a directory with the post sources that the patch touches.
+	// SourceDir is a directory with the post sources that the patch touches, with the edits of earlier rounds, and what <ksplice.h> is.
 	SourceDir string
-	Items     []Item
+	// Items are those that nobody has claimed yet.
+	Items []Item
 }
 
 // PlanResponse is what the plugin takes on.
@@ -73,8 +86,11 @@ type PlanResponse struct {
 	// Rewrites are those of Claimed, initialisers, whose new value the kernel module is to write into the running kernel's datum: in the stop
 	// in which the functions are redirected, where each of the fields has the old value, or the update is refused; undo puts that back.
 	Rewrites []string
-	// Edits replace post source files, by path relative to SourceDir.
+	// Edits replace post source files, by path relative to SourceDir: only such as are there. A layout that is claimed with edits must be
+	// as it was when they are compiled.
 	Edits map[string][]byte
+	// Declined says of items that the plugin knows and leaves to others why it cannot carry them.
+	Declined map[string]string
 	// Because says for each claimed item how it is carried; it is recorded in the update.
 	Because map[string]string
 }

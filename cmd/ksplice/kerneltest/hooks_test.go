@@ -66,12 +66,17 @@ func TestHooks(t *testing.T) {
 		l.claims(t, text)
 		hooks := l.create(t, "hooks", []byte(hookHunk()))
 		shadow := l.example(t, e)
+		carried, err := examples.Get("eventfd-count")
+		if err != nil {
+			t.Fatal(err)
+		}
+		plugin := l.example(t, carried)
 		both := l.create(t, "both", append(text, hookHunk()...))
 		on := l.create(t, "on", []byte(edit("fs/eventfd.c", " \tksplice_shadow_detach(&eventfd_reads, ctx);\n \teventfd_free_ctx(ctx);\n+\tpr_info(\"eventfd: one is gone\\n\");\n }\n \n")), "--on", filepath.Join(l.share, "eventfd-reads.ksplice"))
 		other := l.create(t, "other", []byte(strings.Replace(string(text), "atomic64_t, NULL", "struct file, NULL", 1)))
 		l.boot(t, vmtest.Options{})
 		l.hooks(t, hooks)
-		l.shadow(t, shadow, on, both, other)
+		l.shadow(t, shadow, on, both, other, plugin)
 	})
 }
 
@@ -155,7 +160,7 @@ func (l *lab) hooks(t *testing.T, file string) {
 }
 
 // shadow wants an eventfd that was made before the update to have the field, the field to go with its object, and all of them with the update.
-func (l *lab) shadow(t *testing.T, file, on, both, other string) {
+func (l *lab) shadow(t *testing.T, file, on, both, other, plugin string) {
 	same := l.saveText(t)
 	p := l.MustStart(t, guestUser, "eventfd")
 	lines := 1
@@ -218,7 +223,10 @@ func (l *lab) shadow(t *testing.T, file, on, both, other string) {
 	// One that stands in its place keeps what the objects have.
 	l.must(t, exitOK, "", "apply", "--replace", l.id(t, file), both)
 	reads("reads: 4")
-	l.undo(t, l.id(t, both))
+	// As does one of which a transform plugin made the field.
+	l.must(t, exitOK, "", "apply", "--replace", l.id(t, both), plugin)
+	reads("reads: 5")
+	l.undo(t, l.id(t, plugin))
 	none()
 	reads("no reads")
 	l.apply(t, file)

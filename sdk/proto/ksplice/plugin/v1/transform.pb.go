@@ -33,6 +33,8 @@ type Item struct {
 	Pre           []byte                 `protobuf:"bytes,6,opt,name=pre,proto3" json:"pre,omitempty"`
 	Post          []byte                 `protobuf:"bytes,7,opt,name=post,proto3" json:"post,omitempty"`
 	Fields        []*Field               `protobuf:"bytes,8,rep,name=fields,proto3" json:"fields,omitempty"`
+	Source        string                 `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
+	Members       []*Member              `protobuf:"bytes,10,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +125,88 @@ func (x *Item) GetFields() []*Field {
 	return nil
 }
 
+func (x *Item) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Item) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type Member struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Bits          uint64                 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Member) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Member) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Member) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Member) GetBits() uint64 {
+	if x != nil {
+		return x.Bits
+	}
+	return 0
+}
+
 type Field struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -138,7 +222,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +234,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[1]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +247,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{1}
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Field) GetName() string {
@@ -227,7 +311,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -239,7 +323,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[2]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -252,7 +336,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{2}
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PlanRequest) GetRound() int32 {
@@ -289,13 +373,14 @@ type PlanResponse struct {
 	Edits         map[string][]byte      `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Because       map[string]string      `protobuf:"bytes,3,rep,name=because,proto3" json:"because,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Rewrites      []string               `protobuf:"bytes,4,rep,name=rewrites,proto3" json:"rewrites,omitempty"`
+	Declined      map[string]string      `protobuf:"bytes,5,rep,name=declined,proto3" json:"declined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +392,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[3]
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +405,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{3}
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PlanResponse) GetClaimed() []string {
@@ -351,11 +436,18 @@ func (x *PlanResponse) GetRewrites() []string {
 	return nil
 }
 
+func (x *PlanResponse) GetDeclined() map[string]string {
+	if x != nil {
+		return x.Declined
+	}
+	return nil
+}
+
 var File_ksplice_plugin_v1_transform_proto protoreflect.FileDescriptor
 
 const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\n" +
-	"!ksplice/plugin/v1/transform.proto\x12\x11ksplice.plugin.v1\"\xc2\x01\n" +
+	"!ksplice/plugin/v1/transform.proto\x12\x11ksplice.plugin.v1\"\x8f\x02\n" +
 	"\x04Item\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -364,7 +456,15 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x10\n" +
 	"\x03pre\x18\x06 \x01(\fR\x03pre\x12\x12\n" +
 	"\x04post\x18\a \x01(\fR\x04post\x120\n" +
-	"\x06fields\x18\b \x03(\v2\x18.ksplice.plugin.v1.FieldR\x06fields\"\xb7\x01\n" +
+	"\x06fields\x18\b \x03(\v2\x18.ksplice.plugin.v1.FieldR\x06fields\x12\x16\n" +
+	"\x06source\x18\t \x01(\tR\x06source\x123\n" +
+	"\amembers\x18\n" +
+	" \x03(\v2\x19.ksplice.plugin.v1.MemberR\amembers\"X\n" +
+	"\x06Member\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
+	"\x04bits\x18\x04 \x01(\x04R\x04bits\"\xb7\x01\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
@@ -379,17 +479,21 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x05patch\x18\x02 \x01(\fR\x05patch\x12\x1d\n" +
 	"\n" +
 	"source_dir\x18\x03 \x01(\tR\tsourceDir\x12-\n" +
-	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xc4\x02\n" +
+	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xcc\x03\n" +
 	"\fPlanResponse\x12\x18\n" +
 	"\aclaimed\x18\x01 \x03(\tR\aclaimed\x12@\n" +
 	"\x05edits\x18\x02 \x03(\v2*.ksplice.plugin.v1.PlanResponse.EditsEntryR\x05edits\x12F\n" +
 	"\abecause\x18\x03 \x03(\v2,.ksplice.plugin.v1.PlanResponse.BecauseEntryR\abecause\x12\x1a\n" +
-	"\brewrites\x18\x04 \x03(\tR\brewrites\x1a8\n" +
+	"\brewrites\x18\x04 \x03(\tR\brewrites\x12I\n" +
+	"\bdeclined\x18\x05 \x03(\v2-.ksplice.plugin.v1.PlanResponse.DeclinedEntryR\bdeclined\x1a8\n" +
 	"\n" +
 	"EditsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\x1a:\n" +
 	"\fBecauseEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
+	"\rDeclinedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012T\n" +
 	"\tTransform\x12G\n" +
@@ -407,27 +511,31 @@ func file_ksplice_plugin_v1_transform_proto_rawDescGZIP() []byte {
 	return file_ksplice_plugin_v1_transform_proto_rawDescData
 }
 
-var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_ksplice_plugin_v1_transform_proto_goTypes = []any{
 	(*Item)(nil),         // 0: ksplice.plugin.v1.Item
-	(*Field)(nil),        // 1: ksplice.plugin.v1.Field
-	(*PlanRequest)(nil),  // 2: ksplice.plugin.v1.PlanRequest
-	(*PlanResponse)(nil), // 3: ksplice.plugin.v1.PlanResponse
-	nil,                  // 4: ksplice.plugin.v1.PlanResponse.EditsEntry
-	nil,                  // 5: ksplice.plugin.v1.PlanResponse.BecauseEntry
+	(*Member)(nil),       // 1: ksplice.plugin.v1.Member
+	(*Field)(nil),        // 2: ksplice.plugin.v1.Field
+	(*PlanRequest)(nil),  // 3: ksplice.plugin.v1.PlanRequest
+	(*PlanResponse)(nil), // 4: ksplice.plugin.v1.PlanResponse
+	nil,                  // 5: ksplice.plugin.v1.PlanResponse.EditsEntry
+	nil,                  // 6: ksplice.plugin.v1.PlanResponse.BecauseEntry
+	nil,                  // 7: ksplice.plugin.v1.PlanResponse.DeclinedEntry
 }
 var file_ksplice_plugin_v1_transform_proto_depIdxs = []int32{
-	1, // 0: ksplice.plugin.v1.Item.fields:type_name -> ksplice.plugin.v1.Field
-	0, // 1: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
-	4, // 2: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
-	5, // 3: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
-	2, // 4: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
-	3, // 5: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 0: ksplice.plugin.v1.Item.fields:type_name -> ksplice.plugin.v1.Field
+	1, // 1: ksplice.plugin.v1.Item.members:type_name -> ksplice.plugin.v1.Member
+	0, // 2: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
+	5, // 3: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
+	6, // 4: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
+	7, // 5: ksplice.plugin.v1.PlanResponse.declined:type_name -> ksplice.plugin.v1.PlanResponse.DeclinedEntry
+	3, // 6: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
+	4, // 7: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
+	7, // [7:8] is the sub-list for method output_type
+	6, // [6:7] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_ksplice_plugin_v1_transform_proto_init() }
@@ -441,7 +549,7 @@ func file_ksplice_plugin_v1_transform_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ksplice_plugin_v1_transform_proto_rawDesc), len(file_ksplice_plugin_v1_transform_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,364 @@
+// Package shadow decides which members that a structure gains can be shadow fields, and rewrites the sources so that they are: the declaration
+// goes, each access becomes a look-up, objects that are freed or made lose what they had.
+package shadow
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/ksplice/ksplice/sdk/plugin"
+	"github.com/ksplice/ksplice/sdk/transform"
+)
+
+// Plugin implements transform.Transform.
+type Plugin struct {
+	transform.Unimplemented
+	// defaults are C expressions for what objects have that were born before the update, by "STRUCT.MEMBER".
+	defaults map[string]string
+}
+
+var _ transform.Transform = (*Plugin)(nil)
+
+// keyPattern is a configuration key: a structure's tag and the member.
+var keyPattern = regexp.MustCompile(`^[A-Za-z_]\w*\.[A-Za-z_]\w*$`)
+
+// Info implements plugin.Base.
+func (*Plugin) Info(context.Context) (*plugin.Info, error) {
+	return &plugin.Info{
+		Kind: plugin.KindTransform, Name: "shadow", Version: "1",
+		Description: "Structures that gain scalar, pointer or lock members: they are kept beside the objects.",
+	}, nil
+}
+
+// Configure implements plugin.Base. A key STRUCT.MEMBER gives a C expression for what objects have that were born before the update; the
+// object is there as a void pointer, "object". Without it they have zero, and locks are free.
+func (p *Plugin) Configure(_ context.Context, config map[string]string) error {
+	for k, v := range config {
+		if !keyPattern.MatchString(k) || strings.TrimSpace(v) == "" || strings.ContainsAny(v, ";{}\n") {
+			return &plugin.Diagnostic{Fault: plugin.FaultUser, Summary: fmt.Sprintf("configuration %s = %q is no default of a member", k, v),
+				Detail: "write STRUCT.MEMBER = \"EXPRESSION\": what objects have that were born before the update"}
+		}
+	}
+	p.defaults = config
+	return nil
+}
+
+// Plan implements transform.Transform.
+func (p *Plugin) Plan(ctx context.Context, req *transform.PlanRequest) (*transform.PlanResponse, error) {
+	resp := &transform.PlanResponse{Because: map[string]string{}, Declined: map[string]string{}, Edits: map[string][]byte{}}
+	var files map[string][]byte
+	for i := range req.Items {
+		it := &req.Items[i]
+		if it.Kind != transform.ItemLayout || len(it.Members) == 0 || it.Source == "" {
+			continue
+		}
+		if why := unfit(it); why != "" {
+			resp.Declined[it.ID] = why
+			continue
+		}
+		if files == nil {
+			var err error
+			if files, err = read(req.SourceDir); err != nil {
+				return nil, err
+			}
+		}
+		r := &rewriter{item: it, files: files, defaults: p.defaults}
+		why, err := r.rewrite(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if why != "" {
+			resp.Declined[it.ID] = why
+			continue
+		}
+		for name, text := range r.edits {
+			files[name], resp.Edits[name] = text, text
+		}
+		resp.Claimed = append(resp.Claimed, it.ID)
+		resp.Because[it.ID] = r.because()
+	}
+	return resp, nil
+}
+
+// plain are types whose memory may be anywhere: numbers, and locks, whose zero value or initialiser is a free one. Sources: include/linux/types.h,
+// spinlock_types.h, mutex_types.h, rwsem.h, refcount.h, seqlock.h.
+var plain = map[string]string{
+	"atomic_t": "", "atomic64_t": "", "atomic_long_t": "", "refcount_t": "", "bool": "", "_Bool": "",
+	"spinlock_t": "spin_lock_init", "raw_spinlock_t": "raw_spin_lock_init", "rwlock_t": "rwlock_init", "struct mutex": "mutex_init",
+	"struct rw_semaphore": "init_rwsem", "seqcount_t": "seqcount_init", "seqlock_t": "seqlock_init",
+}
+
+// unfit says why a structure's new members cannot be kept elsewhere; "" where they can.
+func unfit(it *transform.Item) string {
+	for _, m := range it.Members {
+		t := m.Type
+		base, _, array := strings.Cut(t, "[")
+		_, known := plain[t]
+		switch {
+		case !regexp.MustCompile(`^[A-Za-z_]\w*$`).MatchString(m.Name):
+			return fmt.Sprintf("member %s is of a structure without a name in it", m.Name)
+		case m.Bits != 0:
+			return fmt.Sprintf("member %s is a bit field, which has no address: make it a whole number", m.Name)
+		case m.Size == 0:
+			return fmt.Sprintf("member %s has no size", m.Name)
+		case strings.HasPrefix(t, "function"):
+			return fmt.Sprintf("member %s is a pointer to a function, whose type the debug information does not name: give it a typedef", m.Name)
+		case known, strings.HasSuffix(t, "*") && !array:
+		case strings.HasPrefix(base, "struct "), strings.HasPrefix(base, "union "):
+			return fmt.Sprintf("member %s is a %s: code finds the object by where it lies in it (container_of), or links to it: this needs hooks of the patch's own", m.Name, t)
+		}
+	}
+	return ""
+}
+
+// read reads the sources.
+func read(dir string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil || filepath.Ext(name) != ".c" && filepath.Ext(name) != ".h" {
+			return err
+		}
+		files[filepath.ToSlash(name)], err = os.ReadFile(path)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the sources in %s: %w", dir, err)
+	}
+	return files, nil
+}
+
+// rewriter makes shadow fields of one structure's new members.
+type rewriter struct {
+	item     *transform.Item
+	files    map[string][]byte
+	defaults map[string]string
+	edits    map[string][]byte
+	// found counts what the sources have of the objects' lives.
+	found struct{ freed, made, begun int }
+}
+
+// Marks of the semantic patch for what is counted and not left in the sources.
+const (
+	markLater = "KSPLICE_SHADOW_FREED_LATER();"
+	markStack = "ksplice_shadow_on_the_stack"
+	markCopy  = "KSPLICE_SHADOW_COPIED();"
+	detach    = "ksplice_shadow_detach("
+)
+
+func (r *rewriter) rewrite(ctx context.Context) (why string, err error) {
+	r.edits = map[string][]byte{}
+	if why, err = r.undeclare(ctx); why != "" || err != nil {
+		return why, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.files)) {
+		text := r.files[name]
+		if edited, ok := r.edits[name]; ok {
+			text = edited
+		}
+		if !bytes.Contains(text, []byte(r.item.Name)) {
+			continue
+		}
+		out, err := spatch(ctx, r.semanticPatch(name), text)
+		if err != nil {
+			return "", err
+		}
+		for mark, why := range map[string]string{
+			markLater: "frees such objects by kfree_rcu: readers that are still there could give them the field again",
+			markStack: "has such an object on the stack, where the next one would have what it left",
+			markCopy:  "copies such objects as a whole, which would not copy the field",
+		} {
+			if bytes.Contains(out, []byte(mark)) {
+				return name + " " + why, nil
+			}
+		}
+		if bytes.Equal(out, text) {
+			continue
+		}
+		uses := r.uses(out)
+		if len(uses) > 0 && filepath.Ext(name) == ".h" {
+			return fmt.Sprintf("the header %s uses %s, and every file that includes it would have fields of its own", name, strings.Join(uses, ", ")), nil
+		}
+		r.count(out)
+		if len(uses) > 0 {
+			if out, why = r.declare(out, uses); why != "" {
+				return name + ": " + why, nil
+			}
+		}
+		r.edits[name] = out
+	}
+	if r.found.freed+r.found.made+r.found.begun == 0 {
+		return "no file of the patch makes or frees such objects: one would have what another left at its place", nil
+	}
+	return "", nil
+}
+
+// undeclare takes the members out of the structure.
+func (r *rewriter) undeclare(ctx context.Context) (why string, err error) {
+	text := r.files[r.item.Source]
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		var b strings.Builder
+		for _, array := range []string{"", "[E]"} {
+			fmt.Fprintf(&b, "@@ type T; expression E; @@\nstruct %s {\n...\n- T %s%s;\n...\n};\n\n", r.item.Name, m.Name, array)
+		}
+		out, err := spatch(ctx, b.String(), text)
+		if err != nil {
+			return "", err
+		}
+		if bytes.Equal(out, text) {
+			return fmt.Sprintf("%s does not declare %s as one expects it, in a structure with a tag", r.item.Source, m.Name), nil
+		}
+		text = out
+	}
+	r.edits[r.item.Source] = text
+	return "", nil
+}
+
+// accessor and field name what stands for a member.
+func (r *rewriter) accessor(m *transform.Member) string {
+	return "ksplice_at_" + r.item.Name + "_" + m.Name
+}
+func (r *rewriter) field(m *transform.Member) string { return "ksplice_" + r.item.Name + "_" + m.Name }
+
+// uses names the members for which a text has something.
+func (r *rewriter) uses(text []byte) []string {
+	var out []string
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		if bytes.Contains(text, []byte(r.accessor(m)+"(")) || bytes.Contains(text, []byte(detach+"&"+r.field(m)+",")) {
+			out = append(out, m.Name)
+		}
+	}
+	return out
+}
+
+// What frees and makes objects. Sources: include/linux/slab.h, vmalloc.h, mm.h, rcupdate.h.
+var (
+	freedLater = []string{"kfree_rcu", "kvfree_rcu"}
+	freed      = []string{"kfree", "kvfree", "vfree", "kfree_sensitive"}
+	made       = []string{"kmalloc", "kzalloc", "kcalloc", "kvmalloc", "kvzalloc", "kmalloc_node", "kzalloc_node", "kmem_cache_alloc", "kmem_cache_zalloc"}
+)
+
+// semanticPatch is what Coccinelle does to a file.
+func (r *rewriter) semanticPatch(file string) string {
+	var b strings.Builder
+	tag := r.item.Name
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		fmt.Fprintf(&b, "@@ local idexpression struct %s S; @@\n- S.%s\n+ S.%s\n\n", tag, m.Name, markStack)
+		for _, copied := range []string{"*P = E", "P[E1] = E"} {
+			fmt.Fprintf(&b, "@@ struct %s *P; expression E, E1; @@\n+ %s\n  %s;\n\n", tag, markCopy, copied)
+		}
+		fmt.Fprintf(&b, "@@ struct %s *P; @@\n- P->%s\n+ (*%s(P))\n\n@@ struct %s S; @@\n- S.%s\n+ (*%s(&S))\n\n", tag, m.Name, r.accessor(m), tag, m.Name, r.accessor(m))
+		if filepath.Ext(file) != ".c" {
+			continue
+		}
+		for _, f := range freedLater {
+			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n+ %s\n  %s(P, L);\n\n", tag, markLater, f)
+		}
+		fmt.Fprintf(&b, "@@ struct %s *P; @@\n+ %s\n  kfree_rcu_mightsleep(P);\n\n", tag, markLater)
+		for _, f := range freed {
+			fmt.Fprintf(&b, "@@ struct %s *P; @@\n+ %s&%s, P);\n  %s(P);\n\n", tag, detach, r.field(m), f)
+		}
+		fmt.Fprintf(&b, "@@ struct %s *P; expression E; @@\n+ %s&%s, P);\n  kmem_cache_free(E, P);\n\n", tag, detach, r.field(m))
+		for _, f := range made {
+			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n  P = %s(L);\n+ %s&%s, P);\n\n", tag, f, detach, r.field(m))
+		}
+	}
+	return b.String()
+}
+
+// count says how the lives of objects show in a rewritten file: where they end or begin, or where a lock of theirs is made.
+func (r *rewriter) count(text []byte) {
+	r.found.freed += bytes.Count(text, []byte(detach))
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		if init := plain[m.Type]; init != "" && bytes.Contains(text, []byte(init+"(&(*"+r.accessor(m)+"(")) {
+			r.found.begun++
+		}
+	}
+}
+
+var include = regexp.MustCompile(`^\s*#\s*include\b`)
+
+// declare puts the fields that a file uses behind its last #include that always counts.
+func (r *rewriter) declare(text []byte, uses []string) (out []byte, why string) {
+	at, depth, offset := -1, 0, 0
+	for line := range bytes.Lines(text) {
+		offset += len(line)
+		directive := string(bytes.TrimSpace(line))
+		switch rest, ok := strings.CutPrefix(directive, "#"); {
+		case !ok:
+		case strings.HasPrefix(strings.TrimSpace(rest), "if"):
+			depth++
+		case strings.HasPrefix(strings.TrimSpace(rest), "endif"):
+			depth--
+		case include.Match(line) && depth == 0:
+			at = offset
+		}
+	}
+	if at < 0 {
+		return nil, "it has no #include behind which the fields could stand"
+	}
+	var b strings.Builder
+	b.WriteString("#include <ksplice.h>\n")
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		if !slices.Contains(uses, m.Name) {
+			continue
+		}
+		key, ctor := r.item.Name+"."+m.Name, "NULL"
+		begin := ""
+		if init := plain[m.Type]; init != "" {
+			begin = fmt.Sprintf("%s((typeof(%s) *)data);", init, m.Type)
+		}
+		if e := r.defaults[key]; e != "" {
+			begin = fmt.Sprintf("*(typeof(%s) *)data = (%s);", m.Type, e)
+		}
+		if begin != "" {
+			ctor = r.field(m) + "_begin"
+			fmt.Fprintf(&b, "\nstatic int %s(void *object, void *data, void *arg)\n{\n\t%s\n\treturn 0;\n}\n", ctor, begin)
+		}
+		fmt.Fprintf(&b, "\nKSPLICE_SHADOW(%s, \"%s\", typeof(%s), %s, NULL);\n", r.field(m), key, m.Type, ctor)
+		fmt.Fprintf(&b, "\nstatic inline typeof(%s) *%s(const void *object)\n{\n\treturn ksplice_shadow_of(&%s, object);\n}\n", m.Type, r.accessor(m), r.field(m))
+	}
+	return slices.Concat(text[:at], []byte(b.String()), text[at:]), ""
+}
+
+// because says how the item is carried.
+func (r *rewriter) because() string {
+	var names []string
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		value := "zero"
+		if plain[m.Type] != "" {
+			value = "free"
+		}
+		if e := r.defaults[r.item.Name+"."+m.Name]; e != "" {
+			value = e
+		}
+		names = append(names, fmt.Sprintf("%s (%s for objects that exist)", m.Name, value))
+	}
+	text := strings.Join(names, ", ")
+	if len(names) == 1 {
+		text += " is a shadow field"
+	} else {
+		text += " are shadow fields"
+	}
+	if r.found.freed == 0 {
+		text += ", which objects keep when they are freed, until undo"
+	}
+	return text
+}
