@@ -204,10 +204,25 @@ func (c *comparer) same(a, b *typ, depth int) bool {
 		return count(a) == count(b) && len(a.dims) == len(b.dims) && c.same(a.elem, b.elem, depth+1)
 	case a.kind == kindPointer && b.kind == kindPointer:
 		return c.pointed(a.elem, b.elem, depth+1)
+	case integral(a) && b.kind == kindStruct && b.complete || integral(b) && a.kind == kindStruct && a.complete:
+		// A number that becomes an atomic_t, or the other way round, is the same number.
+		x, y := only(a), only(b)
+		return integral(x) && integral(y) && x.size == y.size && a.size == b.size
 	case integral(a) && integral(b):
 		return a.size == b.size
 	}
 	return a.kind == b.kind && a.size == b.size
+}
+
+// only is what a structure with one member consists of, through several of them; t itself for everything else.
+func only(t *typ) *typ {
+	for n := 0; n < maxDepth && t != nil && t.kind == kindStruct && len(t.members) == 1 && t.members[0].off == 0 && t.members[0].bits == 0; n++ {
+		t = bare(t.members[0].t)
+	}
+	if t == nil {
+		return &typ{kind: kindOther, size: -1}
+	}
+	return t
 }
 
 func integral(t *typ) bool { return t.kind == kindInt || t.kind == kindEnum }
