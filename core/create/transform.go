@@ -92,10 +92,18 @@ func (r *run) transform(ctx context.Context) error {
 		return err
 	}
 	offers = slices.DeleteFunc(offers, func(o *offer) bool {
-		if !r.accepted(o.it) {
+		if r.accepted(o.it) {
+			o.unit.accept(o.item.Name)
+			return true
+		}
+		if !o.unit.result.Rewritable(o.item.Name) {
 			return false
 		}
-		o.unit.accept(o.item.Name)
+		if err := r.rewrite(o); err != nil {
+			r.note(fmt.Sprintf("the patch has %s rewritten, which cannot be: %v", o.it.ID, err))
+			return false
+		}
+		r.claim(o.it, update.Claim{Item: o.it.ID, Hook: true, Because: "it may be rewritten"})
 		return true
 	})
 	_, err = r.ask(ctx, offers)

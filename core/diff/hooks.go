@@ -12,8 +12,9 @@ import (
 // What a patch says with <ksplice.h> (kmod/include/ksplice.h): the section that lists hooks, with entries of two 32-bit words (when, order) and
 // a function's address.
 const (
-	hookSection = ".ksplice.hooks"
-	hookEntry   = 16
+	hookSection   = ".ksplice.hooks"
+	hookEntry     = 16
+	rodataSection = ".ksplice.rodata" // addresses of data that may be rewritten
 )
 
 // ShadowSection is the section of shadow fields, which the kernel module forgets when the update is undone.
@@ -61,7 +62,7 @@ func (r *Result) readHooks() error {
 func (v *view) hooks() ([]Hook, error) {
 	var out []Hook
 	for _, s := range v.o.File.Sections[1:] {
-		if v.rules[s] != ruleHooks {
+		if s.Name != hookSection || v.rules[s] != ruleHooks {
 			continue
 		}
 		if s.Size%hookEntry != 0 || s.Size != uint64(len(s.Data)) {
@@ -145,4 +146,19 @@ func (h *ClosureHook) Calls(replaced func(*Target) bool) string {
 // constructor and destructor in it.
 func forgotten(p *Piece, to *item) bool {
 	return to.section.Name == ShadowSection || p.Section.Name == ShadowSection
+}
+
+// Rewritable says that the patch lets a datum be rewritten (ksplice_assume_rodata).
+func (r *Result) Rewritable(datum string) bool {
+	for _, s := range r.post.o.File.Sections[1:] {
+		if s.Name != rodataSection {
+			continue
+		}
+		for _, ref := range r.post.refsIn(s, 0, s.Size) {
+			if t := r.post.target(ref); t.item != nil && t.item.kind == itemData && t.offset == 0 && t.item.name() == datum {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -99,3 +99,16 @@ func TestBadHooks(t *testing.T) {
 		}
 	}
 }
+
+// TestRewritable: ksplice_assume_rodata names data of the source file.
+func TestRewritable(t *testing.T) {
+	const code = "struct s { int a, b; }; struct s limits = { 1, 2 }, others = { 1, 2 }; int f(void) { return limits.a + others.a; } "
+	const says = `static const void *const x __attribute__((used)) section(".ksplice.rodata") = &limits; static const void *const y __attribute__((used)) section(".ksplice.rodata") = &others.b;`
+	r, err := diff.Compare(difftest.Object(t, "u", common+code), difftest.Object(t, "u", common+strings.Replace(code, "1, 2", "1, 3", 1)+says))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Rewritable("limits") || r.Rewritable("others") || len(r.Refusals) != 1 || r.Refusals[0].Where != "limits" {
+		t.Errorf("limits %v, others %v, refusals %+v", r.Rewritable("limits"), r.Rewritable("others"), r.Refusals)
+	}
+}

@@ -27,7 +27,7 @@ const (
 	ruleDrop
 	// ruleQuiet: like ruleDrop, and its changes say nothing to anybody.
 	ruleQuiet
-	// ruleHooks: the patch's hooks (hooks.go).
+	// ruleHooks: what the patch says with <ksplice.h> (hooks.go).
 	ruleHooks
 	// ruleUnknown: nobody knows what a change of it means.
 	ruleUnknown
@@ -74,7 +74,7 @@ func ruleOf(s *objfile.Section, table, init bool) rule {
 	}
 	n := s.Name
 	switch {
-	case n == hookSection:
+	case n == hookSection, n == rodataSection:
 		return ruleHooks
 	case hasPrefix(n, quiet):
 		return ruleQuiet

@@ -5,6 +5,7 @@
 //	exercise loop [flags] ACTION [ARG...]                 use the code until SIGTERM and count what was seen
 //	exercise sleep                                        sleep in eventfd_read until SIGUSR1
 //	exercise eventfd                                      keep an eventfd; at each SIGUSR1 read it and print its count of reads
+//	exercise hold KIND [ARG...]                           make objects, and use them at each SIGUSR1
 //	exercise asleep -until FILE KIND                      sleep in another call until FILE appears; count interruptions
 //	exercise trace KIND FUNCTION [MODULE]                 count calls until SIGTERM; SIGUSR1 prints the count
 //	exercise entered [-for TIME] [MODULE:]FUNCTION...     count calls of functions for a time
@@ -22,11 +23,11 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"do": do, "loop": loop, "sleep": sleep, "eventfd": keepEventfd, "asleep": asleep, "trace": trace, "entered": entered, "bench": bench, "vlan": vlan,
+	"do": do, "loop": loop, "sleep": sleep, "eventfd": keepEventfd, "hold": hold, "asleep": asleep, "trace": trace, "entered": entered, "bench": bench, "vlan": vlan,
 }
 
 // errUsage says that the arguments are wrong.
-var errUsage = errors.New("usage: exercise do|loop|sleep|eventfd|asleep|trace|entered|bench|vlan [ARG...]")
+var errUsage = errors.New("usage: exercise do|loop|sleep|eventfd|hold|asleep|trace|entered|bench|vlan [ARG...]")
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {

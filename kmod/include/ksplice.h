@@ -66,6 +66,16 @@
 	static_assert(sizeof(item "") > 1 && sizeof(because "") > 1, "ksplice_claim(\"ITEM\", \"HOW\")")
 
 /*
+ * An object of static duration, named at file scope, may be rewritten: where the patch changes its initialiser, the running kernel's gets the new
+ * value in the stop, where it still has the old one, and undo puts that back. For what no transform plugin carries, since such values say what goes
+ * on, and the author knows better.
+ *
+ *   ksplice_assume_rodata(my_default_limits);
+ */
+#define ksplice_assume_rodata(object) \
+	static const void *const __UNIQUE_ID(ksplice_rodata) __used __section(".ksplice.rodata") = &(object)
+
+/*
  * Shadow fields: data that the patch keeps beside objects whose structure has
  * no room for it. Objects that were born before the update have them as well,
  * once somebody attached them; when the last update that has a field of the

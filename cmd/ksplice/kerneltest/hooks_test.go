@@ -74,7 +74,10 @@ func TestHooks(t *testing.T) {
 		both := l.create(t, "both", append(text, hookHunk()...))
 		on := l.create(t, "on", []byte(edit("fs/eventfd.c", " \tksplice_shadow_detach(&eventfd_reads, ctx);\n \teventfd_free_ctx(ctx);\n+\tpr_info(\"eventfd: one is gone\\n\");\n }\n \n")), "--on", filepath.Join(l.share, "eventfd-reads.ksplice"))
 		other := l.create(t, "other", []byte(strings.Replace(string(text), "atomic64_t, NULL", "struct file, NULL", 1)))
+		rewritten := l.create(t, "rewritten", []byte(edit("kernel/printk/printk.c", "-DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 5 * HZ, 10);\n"+
+			"+DEFINE_RATELIMIT_STATE(printk_ratelimit_state, 7 * HZ, 10);\n+#include <ksplice.h>\n+ksplice_assume_rodata(printk_ratelimit_state);\n \n int __printk_ratelimit(const char *func)\n")))
 		l.boot(t, vmtest.Options{})
+		l.rewritten(t, rewritten)
 		l.hooks(t, hooks)
 		l.shadow(t, shadow, on, both, other, plugin)
 	})
@@ -241,4 +244,14 @@ func (l *lab) shadow(t *testing.T, file, on, both, other, plugin string) {
 	}
 	same()
 	l.clean(t)
+}
+
+// rewritten wants a datum that the patch has rewritten to have its new value, and the old one again.
+func (l *lab) rewritten(t *testing.T, file string) {
+	l.must(t, exitOK, "by the patch: it may be rewritten", "inspect", file)
+	l.rate(t, "5")
+	l.apply(t, file)
+	l.rate(t, "7")
+	l.undo(t, l.id(t, file))
+	l.rate(t, "5")
 }

@@ -248,7 +248,7 @@ func (r *rewriter) uses(text []byte) []string {
 var (
 	freedLater = []string{"kfree_rcu", "kvfree_rcu"}
 	freed      = []string{"kfree", "kvfree", "vfree", "kfree_sensitive"}
-	made       = []string{"kmalloc", "kzalloc", "kcalloc", "kvmalloc", "kvzalloc", "kmalloc_node", "kzalloc_node", "kmem_cache_alloc", "kmem_cache_zalloc"}
+	made       = []string{"kmalloc", "kzalloc", "kcalloc", "kvmalloc", "kvzalloc", "kmalloc_node", "kzalloc_node", "kmem_cache_alloc", "kmem_cache_zalloc", "devm_kzalloc", "devm_kmalloc"}
 )
 
 // semanticPatch is what Coccinelle does to a file.

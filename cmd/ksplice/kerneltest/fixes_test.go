@@ -1,0 +1,118 @@
+package kerneltest
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/ksplice/ksplice/core/vmtest"
+	"github.com/ksplice/ksplice/examples"
+)
+
+// TestFixes applies real fixes that change what existing data mean, each to the older kernel that does not have it, with objects in use that
+// were made before: they work before, under and after the update. `make road` runs it; Debian's archive keeps those kernels for some time only.
+func TestFixes(t *testing.T) {
+	vmtest.Need(t)
+	if os.Getenv(allVariable) != "1" {
+		t.Skipf("SKIPPED: %s is not 1: two more kernels are downloaded and prepared", allVariable)
+	}
+	of := map[string][]examples.Fix{}
+	lines := map[int]int{}
+	for _, f := range examples.Fixes {
+		of[f.Release] = append(of[f.Release], f)
+		lines[f.Lines]++
+	}
+	t.Logf("%d fixes, by the lines of code that their authors wrote: %v", len(examples.Fixes), lines)
+	for release, fixes := range of {
+		t.Run(release, func(t *testing.T) {
+			l := prepare(t, release)
+			files := make([]string, len(fixes))
+			for i, f := range fixes {
+				text, err := f.Patch()
+				if err != nil {
+					t.Fatal(err)
+				}
+				files[i] = l.create(t, f.Name, text)
+			}
+			l.boot(t, vmtest.Options{})
+			for i, f := range fixes {
+				t.Run(f.Name, func(t *testing.T) { l.fix(t, f, files[i]) })
+			}
+		})
+	}
+}
+
+func (l *lab) fix(t *testing.T, f examples.Fix, file string) {
+	for _, m := range f.Modules {
+		l.MustRun(t, "modprobe", m)
+	}
+	for _, args := range f.Setup {
+		l.MustRun(t, append([]string{guestUser}, args...)...)
+	}
+	same := l.saveText(t)
+	shows := func(when string) {
+		t.Helper()
+		for _, e := range f.Show {
+			if got := l.MustRun(t, append([]string{guestUser, "do"}, e.Action...)...); e.Seen(got) != when {
+				t.Errorf("%s: %q shows %q, want what is %s", f.Name, e.Action, got, when)
+			}
+		}
+	}
+	use, end := l.holds(t, f.Hold)
+	shows("old")
+	use()
+	l.apply(t, file)
+	shows("new")
+	use()
+	use()
+	l.undo(t, l.id(t, file))
+	shows("old")
+	use()
+	end()
+	if left := l.shadows(t); left != "" {
+		t.Errorf("shadow fields %q are left", left)
+	}
+	same()
+}
+
+// holds starts a program that keeps objects; use has it use them, end ends it.
+func (l *lab) holds(t *testing.T, args []string) (use, end func()) {
+	t.Helper()
+	if len(args) == 0 {
+		return func() {}, func() {}
+	}
+	p := l.MustStart(t, append([]string{guestUser, "hold"}, args...)...)
+	want := "ready\n"
+	said := func() {
+		t.Helper()
+		poll(t, strings.Join(args, " "), func() bool {
+			select {
+			case <-p.Done():
+				return true
+			default:
+				return p.Output() == want
+			}
+		})
+		if p.Output() != want {
+			r, err := p.Wait(t.Context())
+			t.Fatalf("hold %q says %q, want %q: %v, %+v", args, p.Output(), want, err, r)
+		}
+	}
+	said()
+	return func() {
+			t.Helper()
+			if err := p.Signal(syscall.SIGUSR1); err != nil {
+				t.Fatal(err)
+			}
+			want += "used\n"
+			said()
+		}, func() {
+			if err := p.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if r, err := p.Wait(t.Context()); err != nil || r.Exit != 0 {
+				t.Errorf("hold %q: %v, %+v", args, err, r)
+			}
+		}
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// holders make objects, and return what uses them once.
+var holders = map[string]struct {
+	args int
+	make func(args []string) (func() error, error)
+}{
+	"link":      {1, holdLink},
+	"teql":      {1, holdTEQL},
+	"can":       {0, holdCAN},
+	"bluetooth": {0, holdBluetooth},
+	"deadline":  {0, holdDeadline},
+}
+
+// hold makes objects and uses them at each SIGUSR1, until SIGTERM.
+func hold(args []string) error {
+	if len(args) == 0 || holders[args[0]].make == nil || len(args)-1 != holders[args[0]].args {
+		return errUsage
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
+	runtime.LockOSThread()
+	use, err := holders[args[0]].make(args[1:])
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for s := range signals {
+		if s == syscall.SIGTERM {
+			break
+		}
+		if err := use(); err != nil {
+			return err
+		}
+		fmt.Println("used")
+	}
+	return nil
+}
+
+// holdLink sets a device up and down.
+func holdLink(args []string) (func() error, error) {
+	return func() error { return errors.Join(up(args[0], true), up(args[0], false)) }, nil
+}
+
+// holdTEQL makes a device a slave of teql0, and sends through that.
+func holdTEQL(args []string) (func() error, error) {
+	body, err := queue(args[0], "teql0", nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(up(args[0], true), route(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body), up("teql0", true)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		return errors.Join(sendRaw("teql0"), route(unix.RTM_DELQDISC, 0, body), route(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body), sendRaw("teql0"))
+	}, nil
+}
+
+// sendRaw sends an IPv4 packet to nobody over a device.
+func sendRaw(device string) error {
+	i, err := index(device)
+	if err != nil {
+		return err
+	}
+	const ip = 0x0008 // ETH_P_IP in the network's order
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, ip)
+	if err != nil {
+		return fmt.Errorf("make a packet socket: %w", err)
+	}
+	defer unix.Close(fd)
+	packet := append([]byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 253, 0, 0, 127, 0, 0, 1, 127, 0, 0, 2}, make([]byte, 12)...)
+	err = unix.Sendto(fd, packet, 0, &unix.SockaddrLinklayer{Protocol: ip, Ifindex: int(i), Halen: 6})
+	if err != nil && !errors.Is(err, unix.ENOBUFS) {
+		return fmt.Errorf("send over %s: %w", device, err)
+	}
+	return nil
+}
+
+// canSockets is how many there are: what they leave behind shows.
+const canSockets = 200
+
+// holdCAN keeps raw CAN sockets; each use closes half of them and makes new ones.
+func holdCAN([]string) (func() error, error) {
+	var open []int
+	fill := func() error {
+		for len(open) < canSockets {
+			fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.CAN_RAW)
+			if err != nil {
+				return fmt.Errorf("make a CAN socket: %w", err)
+			}
+			open = append(open, fd)
+		}
+		return nil
+	}
+	return func() error {
+		for _, fd := range open[:canSockets/2] {
+			if err := unix.Close(fd); err != nil {
+				return err
+			}
+		}
+		open = open[canSockets/2:]
+		return fill()
+	}, fill()
+}
+
+// holdBluetooth keeps a virtual controller; each use takes it away and makes a new one (drivers/bluetooth/hci_vhci.c: a packet of type 0xff
+// makes one).
+func holdBluetooth([]string) (func() error, error) {
+	plug := func() (int, error) {
+		fd, err := unix.Open("/dev/vhci", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, fmt.Errorf("open /dev/vhci: %w", err)
+		}
+		if _, err := unix.Write(fd, []byte{0xff, 0x00}); err != nil {
+			return 0, fmt.Errorf("make a controller: %w", err)
+		}
+		answer := make([]byte, 16)
+		if _, err := unix.Read(fd, answer); err != nil {
+			return 0, fmt.Errorf("make a controller: %w", err)
+		}
+		return fd, nil
+	}
+	fd, err := plug()
+	return func() error {
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
+		fd, err = plug()
+		return err
+	}, err
+}
+
+// deadlineAttr is struct sched_attr of include/uapi/linux/sched/types.h.
+type deadlineAttr struct {
+	Size, Policy              uint32
+	Flags                     uint64
+	Nice                      int32
+	Priority                  uint32
+	Runtime, Deadline, Period uint64
+}
+
+// holdDeadline has a deadline task in a cgroup of its own with a cpuset; each use moves it out and in again.
+func holdDeadline([]string) (func() error, error) {
+	const dir, group = "/tmp/cgroup", "/tmp/cgroup/deadline"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("none", dir, "cgroup2", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("mount cgroup2: %w", err)
+	}
+	if err := os.WriteFile(dir+"/cgroup.subtree_control", []byte("+cpuset"), 0); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	self := []byte(strconv.Itoa(os.Getpid()))
+	move := func(to string) error { return os.WriteFile(to+"/cgroup.procs", self, 0) }
+	if err := move(group); err != nil {
+		return nil, err
+	}
+	const deadline = 6 // SCHED_DEADLINE
+	a := deadlineAttr{Policy: deadline, Runtime: 1e6, Deadline: 1e9, Period: 1e9}
+	a.Size = uint32(binary.Size(a))
+	_, _, errno := unix.Syscall(unix.SYS_SCHED_SETATTR, 0, uintptr(unsafe.Pointer(&a)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("become a deadline task: %w", errno)
+	}
+	return func() error { return errors.Join(move(dir), move(group)) }, nil
+}
