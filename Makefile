@@ -39,9 +39,9 @@ eval: setup build ## every patch of CORPUS=DIR down the whole road: a verdict fo
 	@test -n "$(CORPUS)" || { echo "eval: say where the patches are: make eval CORPUS=DIR" >&2; exit 2; }
 	$(GO) run ./cmd/eval -corpus $(abspath $(CORPUS)) $(if $(filter command line,$(origin KERNEL)),-kernel $(KERNEL)) $(if $(REVERSE),-reverse) -list "$(LIST)"
 
-road: setup build ## every example on every kernel (make test takes five), every form of the kernel, 400 units matched, all mutations
+road: setup build ## every example on every kernel (make test takes five), every form of the kernel, 400 units matched, all mutations, real semantic fixes on older kernels
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 KSPLICE_TEST_SERIES="$(SERIES)" \
-		$(GO) test -count=1 -run "TestRoad|TestForms|TestCreate|TestFreeze|TestScale|TestMutate|TestConstructs" -v -timeout 180m ./cmd/ksplice/kerneltest
+		$(GO) test -count=1 -run "TestRoad|TestForms|TestCreate|TestFreeze|TestScale|TestMutate|TestConstructs|TestFixes" -v -timeout 180m ./cmd/ksplice/kerneltest
 
 ROUNDS ?= 200
 soak: setup build ## ROUNDS (200) rounds of apply and undo under load, on every kernel

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"strconv"
@@ -24,6 +25,8 @@ var holders = map[string]struct {
 	"can":       {0, holdCAN},
 	"bluetooth": {0, holdBluetooth},
 	"deadline":  {0, holdDeadline},
+	"iso":       {1, holdISO},
+	"codel":     {1, holdCodel},
 }
 
 // hold makes objects and uses them at each SIGUSR1, until SIGTERM.
@@ -181,4 +184,67 @@ func holdDeadline([]string) (func() error, error) {
 		return nil, fmt.Errorf("become a deadline task: %w", errno)
 	}
 	return func() error { return errors.Join(move(dir), move(group)) }, nil
+}
+
+// holdISO keeps an image of a CD mounted whose directory's entries continue elsewhere; each use reads them all again, there and in a fresh
+// mount.
+func holdISO(args []string) (func() error, error) {
+	const kept, fresh = "/tmp/iso", "/tmp/iso-fresh"
+	mount := func(at string) error {
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if out, err := exec.Command("mount", "-t", "iso9660", "-o", "loop,ro", args[0], at).CombinedOutput(); err != nil {
+			return fmt.Errorf("mount %s: %w: %s", args[0], err, out)
+		}
+		return nil
+	}
+	read := func(at string) error {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(at)
+		if err != nil {
+			return err
+		}
+		links := 0
+		for _, e := range entries {
+			if e.Type()&os.ModeSymlink == 0 {
+				continue
+			}
+			if _, err := os.Readlink(at + "/" + e.Name()); err != nil {
+				return err
+			}
+			links++
+		}
+		if links == 0 {
+			return fmt.Errorf("%s has no symbolic links", at)
+		}
+		return nil
+	}
+	if err := mount(kept); err != nil {
+		return nil, err
+	}
+	return func() error {
+		if err := errors.Join(read(kept), mount(fresh)); err != nil {
+			return err
+		}
+		return errors.Join(read(fresh), unix.Unmount(fresh, 0))
+	}, read(kept)
+}
+
+// holdCodel keeps a queue of codel's on a device, and sends through it.
+func holdCodel(args []string) (func() error, error) {
+	body, err := queue(args[0], "codel", nil)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		for range 100 {
+			if err := sendRaw(args[0]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, errors.Join(up(args[0], true), route(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body))
 }

@@ -85,7 +85,7 @@ func queue(device, kind string, options []byte) ([]byte, error) {
 		return nil, err
 	}
 	body := append(make([]byte, 4), number(i)...)
-	body = append(append(body, number(0x10000)...), number(root)...)
+	body = append(append(body, number(0)...), number(root)...)
 	body = append(append(body, number(0)...), attribute(tcaKind, append([]byte(kind), 0))...)
 	if options != nil {
 		body = append(body, attribute(tcaOptions, options)...)

@@ -66,9 +66,11 @@
 	static_assert(sizeof(item "") > 1 && sizeof(because "") > 1, "ksplice_claim(\"ITEM\", \"HOW\")")
 
 /*
- * An object of static duration, named at file scope, may be rewritten: where the patch changes its initialiser, the running kernel's gets the new
- * value in the stop, where it still has the old one, and undo puts that back. For what no transform plugin carries, since such values say what goes
- * on, and the author knows better.
+ * An object of static duration, named at file scope, may be rewritten: where
+ * the patch changes its initialiser, the running kernel's gets the new value in
+ * the stop, if it still has the old one, and undo puts that back. For what no
+ * transform plugin carries, as such values say what goes on, and the author
+ * knows better.
  *
  *   ksplice_assume_rodata(my_default_limits);
  */

@@ -1,7 +1,10 @@
 package kerneltest
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,6 +38,7 @@ func TestFixes(t *testing.T) {
 				}
 				files[i] = l.create(t, f.Name, text)
 			}
+			l.image(t)
 			l.boot(t, vmtest.Options{})
 			for i, f := range fixes {
 				t.Run(f.Name, func(t *testing.T) { l.fix(t, f, files[i]) })
@@ -115,4 +119,18 @@ func (l *lab) holds(t *testing.T, args []string) (use, end func()) {
 				t.Errorf("hold %q: %v, %+v", args, err, r)
 			}
 		}
+}
+
+// image makes an image of a CD with symbolic links so long that their entries continue elsewhere.
+func (l *lab) image(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 50 {
+		if err := os.Symlink(strings.Repeat(fmt.Sprintf("a-long-name-%d/", i), 30), filepath.Join(dir, fmt.Sprintf("link-%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "genisoimage", "-quiet", "-R", "-o", filepath.Join(l.share, "links.iso"), dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
 }
