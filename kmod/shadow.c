@@ -29,6 +29,7 @@ struct ksplice_field {
 	struct list_head list;
 	char *name;
 	size_t size;
+	unsigned long salt;	/* so that fields of one object lie apart */
 	struct list_head holders;	/* struct holder: the last one's destructor counts */
 	atomic_long_t count;
 	raw_spinlock_t lock;	/* of all below */
@@ -60,7 +61,7 @@ static raw_spinlock_t locks[1 << LOCK_BITS];
 
 static struct hlist_head *bucket_of(const struct ksplice_field *f, const void *object)
 {
-	return &buckets[hash_long((unsigned long)object ^ hash_ptr(f, BITS_PER_LONG), BUCKET_BITS)];
+	return &buckets[hash_long((unsigned long)object ^ f->salt, BUCKET_BITS)];
 }
 
 static raw_spinlock_t *lock_of(const struct hlist_head *bucket)
@@ -350,6 +351,7 @@ static struct ksplice_field *new_field(const struct ksplice_shadow *s)
 	if (!buckets || !f)
 		goto err;
 	f->size = s->size;
+	f->salt = hash_ptr(f, BITS_PER_LONG);
 	f->name = kstrdup(s->name, GFP_KERNEL);
 	f->spare = new_entry(f, GFP_KERNEL);
 	if (!f->name || !f->spare)
