@@ -136,8 +136,8 @@ func link(t *testing.T, o *Output) *objfile.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, err := Hooks(b); err != nil || len(h) > 0 {
-		t.Errorf("hooks = %v, %v", h, err)
+	if h, err := Hooks(b); err != nil || !slices.Equal(h, o.Hooks) {
+		t.Errorf("hooks = %v, %v, want %v", h, err, o.Hooks)
 	}
 	f, err := objfile.Read(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
@@ -475,4 +475,25 @@ func FuzzHooks(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Hooks(b) })
+}
+
+// TestHooks: a part lists the functions of hooks in their order, and names the kernel module's functions that they call as imports.
+func TestHooks(t *testing.T) {
+	const hooks = `
+extern void ksplice_shadow_leave(void *); static long field __attribute__((section(".data..ksplice_shadow"))) = 1;
+static void last(void) { ksplice_shadow_leave(&field); } static int first(void) { return field != 1; }
+#define HOOK(n, w, o, fn) static const struct { unsigned when, order; void *function; } n __attribute__((used, aligned(8), section(".ksplice.hooks"))) = { w, o, fn };
+HOOK(y, 8, 1, last) HOOK(x, 0, 0, first)`
+	o := build(t, input(t, preSource, preSource+hooks))
+	want := []update.Hook{{When: "pre_apply", Function: "first"}, {When: "post_reverse", Function: "last"}}
+	if d := cmp.Diff(want, o.Hooks); d != "" {
+		t.Errorf("hooks (-want +got):\n%s", d)
+	}
+	if !slices.Equal(o.Offered, []string{"ksplice_shadow_leave"}) || !strings.Contains(o.Glue, ".quad ksplice_shadow_leave") {
+		t.Errorf("imports %q, glue\n%s", o.Offered, o.Glue)
+	}
+	if len(o.Escapes) > 0 || len(o.Data) > 0 {
+		t.Errorf("%q escape, data %+v: a shadow field is forgotten on undo, and what it keeps is the kernel module's", o.Escapes, o.Data)
+	}
+	link(t, o)
 }
