@@ -212,6 +212,10 @@ func (r *run) layout(ctx context.Context, group []*unit) ([]local, error) {
 				r.note(fmt.Sprintf("%s %s (%s): %s: it counts the others, and data are taken not to hold it", c.Kind, c.Name, c.Where, c.Detail))
 				continue
 			}
+			if c.Told {
+				r.note(fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))
+				continue
+			}
 			if c.Confined {
 				open = append(open, local{u, *c})
 				continue

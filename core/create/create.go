@@ -316,6 +316,9 @@ func (r *run) applyPatches() error {
 	for i, p := range r.patches {
 		if i == len(r.patches)-1 {
 			r.pre, r.before = maps.Clone(r.post), maps.Clone(plain)
+			if err := r.editedBase(); err != nil {
+				return err
+			}
 		}
 		changed, err := p.Apply(read)
 		if err != nil {
@@ -329,11 +332,6 @@ func (r *run) applyPatches() error {
 			}
 			return err
 		}
-		if i < len(r.o.Base) {
-			for _, e := range r.o.Base[i].Manifest.Patch.Edits {
-				changed[e.Path] = r.o.Base[i].Files[e.File]
-			}
-		}
 		for name, b := range changed {
 			if err := r.put(name, b); err != nil {
 				return err
@@ -343,20 +341,45 @@ func (r *run) applyPatches() error {
 	return nil
 }
 
-// put makes a text what a file is after the patch.
-func (r *run) put(name string, text []byte) error {
-	r.after[name], r.post[name] = text, text
-	was, err := r.original(name)
-	if text == nil || errors.Is(err, os.ErrNotExist) {
+// editedBase makes pre what transform plugins left of the base's sources: that is what its parts were compiled from. The patch itself is for
+// the sources as people have them, so that plugins edit them again after it.
+func (r *run) editedBase() error {
+	if len(r.o.Base) == 0 {
 		return nil
 	}
-	if err == nil {
-		r.post[name], err = patch.StabilizeLines(was, text, name)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	last := r.o.Base[len(r.o.Base)-1]
+	for _, e := range last.Manifest.Patch.Edits {
+		text, err := r.stable(e.Path, last.Files[e.File])
+		if err != nil {
+			return err
+		}
+		r.before[e.Path], r.pre[e.Path] = last.Files[e.File], text
 	}
 	return nil
+}
+
+// put makes a text what a file is after the patch.
+func (r *run) put(name string, text []byte) error {
+	stable, err := r.stable(name, text)
+	if err == nil {
+		r.after[name], r.post[name] = text, stable
+	}
+	return err
+}
+
+// stable is a file's text with the line numbers that its lines have in the tree.
+func (r *run) stable(name string, text []byte) ([]byte, error) {
+	was, err := r.original(name)
+	if text == nil || errors.Is(err, os.ErrNotExist) {
+		return text, nil
+	}
+	if err == nil {
+		text, err = patch.StabilizeLines(was, text, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return text, nil
 }
 
 // affected asks which units the patch reaches.

@@ -102,6 +102,31 @@ func (c *comparer) members(a, b *typ) []string {
 	return out
 }
 
+// renamed tells of members whose types have other names for the same memory.
+func (c *comparer) renamed(a, b *typ) []string {
+	if a.kind != kindStruct || b.kind != kindStruct {
+		return nil
+	}
+	is := map[string]*member{}
+	for _, m := range c.flatten(nil, b, "", 0, 0) {
+		is[m.name] = &m
+	}
+	var out []string
+	for _, m := range c.flatten(nil, a, "", 0, 0) {
+		n := is[m.name]
+		x, y := bare(m.t), (*typ)(nil)
+		if n != nil {
+			y = bare(n.t)
+		}
+		// Of numbers the names say nothing, but an atomic one is no number.
+		if x == nil || y == nil || !x.kind.aggregate() && !y.kind.aggregate() || x.kind == y.kind && x.name == y.name {
+			continue
+		}
+		out = append(out, fmt.Sprintf("member %s is %s, was %s: the same memory", m.name, describe(n.t), describe(m.t)))
+	}
+	return out
+}
+
 // added lists the members that b has besides those of a, if those are all there and are what they were.
 func (c *comparer) added(a, b *typ) []Member {
 	if a.kind != kindStruct || b.kind != kindStruct || a.align != b.align {

@@ -38,6 +38,8 @@ type Change struct {
 	// Bound says that only constants of an enum differ that count the others: objects that exist are not misread, unless somebody
 	// stores the count.
 	Bound bool
+	// Told says that all memory is as it was, and only the names of members' types differ: a number that becomes atomic, a lock of another kind.
+	Told bool
 	// Added are the members that a structure gains, where all others stay what they are, if not where they are; none for every other change.
 	Added []Member
 	// Confined says that nothing but functions of this unit can have to do with the structure, before and after: Holders may prove more.
@@ -155,7 +157,11 @@ func compare(pre, post *unit) ([]Change, error) {
 		if b == nil || a.kind != b.kind && (a.kind == kindEnum || b.kind == kindEnum) {
 			continue // another thing under the same name of a variable or typedef: its users change with it
 		}
-		if d := c.differences(a, b); len(d) > 0 {
+		d := c.differences(a, b)
+		if renamed := c.renamed(a, b); len(d) == 0 && len(renamed) > 0 {
+			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(renamed), Told: true}})
+		}
+		if len(d) > 0 {
 			out = append(out, found{a, Change{Kind: a.kind.String(), Name: k.shown(), Detail: join(d), Bound: a.kind == kindEnum && bounds(a, b),
 				Confined: k.space == "tag" && pre.confined(a) && post.confined(b), Added: c.added(a, b)}})
 		}

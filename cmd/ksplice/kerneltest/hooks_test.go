@@ -71,6 +71,9 @@ func TestHooks(t *testing.T) {
 			t.Fatal(err)
 		}
 		plugin := l.example(t, carried)
+		above := map[string]string{"6.1": ` \tseq_printf(m, "eventfd-id: %d\n", ctx->id);`, "6.12": " \t\t   !!(ctx->flags & EFD_SEMAPHORE));"}[series]
+		hundreds := l.create(t, "hundreds", []byte(edit("fs/eventfd.c", strings.ReplaceAll(above, `\t`, "\t")+"\n-\tseq_printf(m, \"eventfd-reads: %lld\\n\", atomic64_read(&ctx->reads));\n"+
+			"+\tseq_printf(m, \"eventfd-reads: %lld\\n\", atomic64_read(&ctx->reads) * 100);\n }\n")), "--on", filepath.Join(l.share, "eventfd-count.ksplice"))
 		both := l.create(t, "both", append(text, hookHunk()...))
 		on := l.create(t, "on", []byte(edit("fs/eventfd.c", " \tksplice_shadow_detach(&eventfd_reads, ctx);\n \teventfd_free_ctx(ctx);\n+\tpr_info(\"eventfd: one is gone\\n\");\n }\n \n")), "--on", filepath.Join(l.share, "eventfd-reads.ksplice"))
 		other := l.create(t, "other", []byte(strings.Replace(string(text), "atomic64_t, NULL", "struct file, NULL", 1)))
@@ -79,7 +82,7 @@ func TestHooks(t *testing.T) {
 		l.boot(t, vmtest.Options{})
 		l.rewritten(t, rewritten)
 		l.hooks(t, hooks)
-		l.shadow(t, shadow, on, both, other, plugin)
+		l.shadow(t, shadow, on, both, other, plugin, hundreds)
 	})
 }
 
@@ -163,7 +166,7 @@ func (l *lab) hooks(t *testing.T, file string) {
 }
 
 // shadow wants an eventfd that was made before the update to have the field, the field to go with its object, and all of them with the update.
-func (l *lab) shadow(t *testing.T, file, on, both, other, plugin string) {
+func (l *lab) shadow(t *testing.T, file, on, both, other, plugin, hundreds string) {
 	same := l.saveText(t)
 	p := l.MustStart(t, guestUser, "eventfd")
 	lines := 1
@@ -229,6 +232,11 @@ func (l *lab) shadow(t *testing.T, file, on, both, other, plugin string) {
 	// As does one of which a transform plugin made the field.
 	l.must(t, exitOK, "", "apply", "--replace", l.id(t, both), plugin)
 	reads("reads: 5")
+	// An update on that is written against the patch, and edited by the plugin like it.
+	l.apply(t, hundreds)
+	reads("reads: 600")
+	l.undo(t, l.id(t, hundreds))
+	reads("reads: 7")
 	l.undo(t, l.id(t, plugin))
 	none()
 	reads("no reads")
