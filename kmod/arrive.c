@@ -537,7 +537,9 @@ void ksplice_module_live(struct module *mod)
 /*
  * A module goes although an update holds it: its init has failed, which frees
  * it whatever is held (kernel/module/main.c:do_init_module). Nothing is written
- * back, as its text goes too. A part that names keys of it stays for good.
+ * back, as its text goes too. A part that names keys of it stays for good, and
+ * one whose code may be called later, by addresses that escaped or by what its
+ * hooks set up.
  */
 static void target_gone(struct ksplice_update *u, struct module *mod)
 {
@@ -549,7 +551,7 @@ static void target_gone(struct ksplice_update *u, struct module *mod)
 	list_for_each_entry(f, &u->functions, node)
 		ksplice_ftrace_remove(f);
 	list_for_each_entry(p, &u->parts, list) {
-		if (names_keys_of(p->mod, mod, within_module)) {
+		if (u->stays || p->nr_hooks || names_keys_of(p->mod, mod, within_module)) {
 			u->stays = true;
 			p->held = p->held || try_module_get(p->mod);
 		} else if (p->held) {

@@ -395,8 +395,8 @@ out:
 	return err;
 }
 
-/* Let go of the updates that went. */
-static void finish_undo(struct ksplice_transaction *t)
+/* Wait until no code of the updates that went can run, but by addresses that escaped. */
+static void settle_undo(struct ksplice_transaction *t)
 {
 	struct ksplice_member *m;
 
@@ -411,6 +411,15 @@ static void finish_undo(struct ksplice_transaction *t)
 	 * (kernel/kprobes.c: kprobe_optimizer), and RCU callbacks.
 	 */
 	synchronize_rcu_tasks();
+	rcu_barrier();
+}
+
+/* Let go of the updates that went. */
+static void finish_undo(struct ksplice_transaction *t)
+{
+	struct ksplice_member *m;
+
+	/* What their last hooks, or objects that these let go of, had called later. */
 	rcu_barrier();
 	ksplice_for_each_member(m, t) {
 		if (m->op == KSPLICE_OP_UNDO && !m->update->stays)
@@ -432,6 +441,8 @@ static void finish(struct ksplice_transaction *t)
 	mutex_lock(&ksplice_lock);
 	ksplice_spread_stay();
 	mutex_unlock(&ksplice_lock);
+	if (t->op == KSPLICE_OP_UNDO || t->nr_members > 1)
+		settle_undo(t);
 	ksplice_hooks_run(t, KSPLICE_HOOKS_POST);
 	if (t->op == KSPLICE_OP_UNDO || t->nr_members > 1)
 		finish_undo(t);

@@ -23,6 +23,9 @@ static bool backwards(u32 type)
 	       type == KSPLICE_HOOK_FAIL_REVERSE;
 }
 
+/* The update whose hooks run after its undo stays mapped. One commit runs at a time. */
+bool ksplice_hooks_stay;
+
 /* The member whose turn it is behind another, NULL for the first. */
 static struct ksplice_member *following(struct ksplice_transaction *t, const struct ksplice_member *last)
 {
@@ -87,20 +90,36 @@ int ksplice_hooks_veto(struct ksplice_transaction *t, enum ksplice_hook_time tim
 	return 0;
 }
 
-void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time)
+static void run_member(const struct ksplice_member *m, enum ksplice_hook_time time)
 {
-	struct ksplice_member *m = NULL;
+	u32 type = type_of(m, time);
 	struct ksplice_loaded *p;
 
-	while ((m = following(t, m))) {
-		u32 type = type_of(m, time);
+	ksplice_hooks_stay = type == KSPLICE_HOOK_POST_REVERSE && m->update->stays;
+	if (backwards(type)) {
+		list_for_each_entry_reverse(p, &m->update->parts, list)
+			run(p, type);
+	} else {
+		list_for_each_entry(p, &m->update->parts, list)
+			run(p, type);
+	}
+	ksplice_hooks_stay = false;
+}
 
-		if (backwards(type)) {
-			list_for_each_entry_reverse(p, &m->update->parts, list)
-				run(p, type);
-		} else {
-			list_for_each_entry(p, &m->update->parts, list)
-				run(p, type);
-		}
+void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time)
+{
+	struct ksplice_member *m = NULL, *order[KSPLICE_MAX_MEMBERS];
+	u32 n = 0;
+
+	while (n < KSPLICE_MAX_MEMBERS && (m = following(t, m)))
+		order[n++] = m;
+	if (time == KSPLICE_HOOKS_FAIL) {
+		while (n--)
+			run_member(order[n], time);
+	} else {
+		u32 i;
+
+		for (i = 0; i < n; i++)
+			run_member(order[i], time);
 	}
 }

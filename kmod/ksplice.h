@@ -355,6 +355,7 @@ void ksplice_shadow_forget(const struct module *mod);
 ssize_t ksplice_shadow_list(char *buf);
 
 /* hooks.c */
+extern bool ksplice_hooks_stay;
 int ksplice_hooks_veto(struct ksplice_transaction *t, enum ksplice_hook_time time);
 void ksplice_hooks_run(struct ksplice_transaction *t, enum ksplice_hook_time time);
 

@@ -22,7 +22,8 @@
 
 #define BUCKET_BITS	16
 #define LOCK_BITS	6
-#define RESERVE		128	/* entries of a field that are there when there is no memory */
+#define RESERVE		128	/* entries of a field that are there when there is no memory, */
+#define RESERVE_BYTES	65536	/* up to so many bytes */
 
 /* A field, for as long as a part that has it is loaded. */
 struct ksplice_field {
@@ -101,6 +102,8 @@ void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object)
 {
 	struct entry *e;
 
+	if (!s->field)
+		return NULL;
 	rcu_read_lock();
 	e = find(s->field, bucket_of(s->field, object), object);
 	rcu_read_unlock();
@@ -128,7 +131,7 @@ static void refill(struct work_struct *work)
 		if (!e)
 			return;
 		raw_spin_lock_irqsave(&f->lock, flags);
-		if (f->nr_reserve < RESERVE) {
+		if (f->nr_reserve < min_t(u32, RESERVE, RESERVE_BYTES / f->size)) {
 			e->next = f->reserve;
 			f->reserve = e;
 			f->nr_reserve++;
@@ -156,25 +159,48 @@ static struct entry *from_reserve(struct ksplice_field *f)
 	return e;
 }
 
-/* What objects share for which there is no memory at all. */
-static void *spare(struct ksplice_shadow *s, void *object)
+/*
+ * What objects share for which there is no memory at all. From then on all new
+ * ones do: whoever has taken a lock there must find it there again. Under the
+ * object's bucket lock.
+ */
+static struct entry *spare(struct ksplice_shadow *s, void *object)
 {
 	struct ksplice_field *f = s->field;
-	unsigned long flags;
 
-	raw_spin_lock_irqsave(&f->lock, flags);
+	raw_spin_lock(&f->lock);
 	if (!f->spared && s->ctor)
 		s->ctor(object, f->spare->data, NULL);
 	f->spared = true;
-	raw_spin_unlock_irqrestore(&f->lock, flags);
+	raw_spin_unlock(&f->lock);
 	pr_err_ratelimited("shadow field %s: no memory, objects share one\n", f->name);
-	return f->spare->data;
+	return f->spare;
+}
+
+/* Memory for an object's field, made ready; NULL where there is none. */
+static struct entry *prepare(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool always)
+{
+	struct ksplice_field *f = s->field;
+	struct entry *e = new_entry(f, gfp);
+
+	if (!e && always)
+		e = from_reserve(f);
+	if (!e)
+		return NULL;
+	e->object = object;
+	e->field = f;
+	if (s->ctor && s->ctor(object, e->data, arg)) {
+		kfree(e);
+		return NULL;
+	}
+	atomic_long_inc(&f->count);
+	return e;
 }
 
 static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool get, bool always)
 {
 	struct ksplice_field *f = s->field;
-	struct hlist_head *bucket = bucket_of(f, object);
+	struct hlist_head *bucket;
 	struct entry *e, *old;
 	unsigned long flags;
 
@@ -184,26 +210,23 @@ static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp
 		if (data)
 			return data;
 	}
-	e = new_entry(f, gfp);
-	if (!e && always)
-		e = from_reserve(f);
-	if (!e)
-		return always ? spare(s, object) : NULL;
-	e->object = object;
-	e->field = f;
-	if (s->ctor && s->ctor(object, e->data, arg)) {
-		kfree(e);
-		return always ? spare(s, object) : NULL;
-	}
-	atomic_long_inc(&f->count);
+	if (!f)
+		return NULL;
+	bucket = bucket_of(f, object);
+	e = prepare(s, object, arg, gfp, always);
+	if (!e && !always)
+		return NULL;
 	raw_spin_lock_irqsave(lock_of(bucket), flags);
 	old = find(f, bucket, object);
+	if (!old && always && (!e || READ_ONCE(f->spared)))
+		old = spare(s, object);
 	if (!old)
 		hlist_add_head_rcu(&e->node, bucket);
 	raw_spin_unlock_irqrestore(lock_of(bucket), flags);
 	if (!old)
 		return e->data;
-	destroy(f, e, s->dtor);
+	if (e)
+		destroy(f, e, s->dtor);
 	return get ? old->data : NULL;
 }
 
@@ -270,10 +293,13 @@ EXPORT_SYMBOL_GPL(ksplice_shadow_of);
  */
 void ksplice_shadow_detach(struct ksplice_shadow *s, void *object)
 {
-	struct hlist_head *bucket = bucket_of(s->field, object);
+	struct hlist_head *bucket;
 	struct entry *e;
 	unsigned long flags;
 
+	if (!s->field)
+		return;
+	bucket = bucket_of(s->field, object);
 	raw_spin_lock_irqsave(lock_of(bucket), flags);
 	e = find(s->field, bucket, object);
 	if (e)
@@ -326,7 +352,8 @@ static void drop_all(struct ksplice_field *f, void (*dtor)(void *object, void *d
  */
 void ksplice_shadow_drop_all(struct ksplice_shadow *s)
 {
-	drop_all(s->field, s->dtor);
+	if (s->field)
+		drop_all(s->field, s->dtor);
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_drop_all);
 
@@ -437,11 +464,17 @@ int ksplice_shadow_arrive(struct ksplice_shadow *s)
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_arrive);
 
-static void leave(struct ksplice_shadow *s)
+static void leave(struct ksplice_shadow *s, bool stays)
 {
 	struct ksplice_field *f = s->field;
 	struct holder *h;
 
+	/* Code of the part may run yet, by an address that somebody holds. */
+	if (stays) {
+		if (list_is_singular(&f->holders))
+			drop_all(f, s->dtor);
+		return;
+	}
 	list_for_each_entry(h, &f->holders, list) {
 		if (h->shadow == s)
 			break;
@@ -460,13 +493,14 @@ static void leave(struct ksplice_shadow *s)
  * @s: the field
  *
  * A part calls it in a hook after it was undone, or could not be applied. Where
- * it is the last that has the field, all objects lose it. May sleep.
+ * it is the last that has the field, all objects lose it. A part that stays
+ * mapped keeps the field, too. May sleep.
  */
 void ksplice_shadow_leave(struct ksplice_shadow *s)
 {
 	mutex_lock(&fields_lock);
 	if (s->field)
-		leave(s);
+		leave(s, ksplice_hooks_stay);
 	mutex_unlock(&fields_lock);
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_leave);
@@ -482,7 +516,7 @@ again:
 	list_for_each_entry(f, &fields, list) {
 		list_for_each_entry(h, &f->holders, list) {
 			if (within_module((unsigned long)h->shadow, mod)) {
-				leave(h->shadow);
+				leave(h->shadow, false);
 				goto again;
 			}
 		}

@@ -36,6 +36,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	for _, f := range r.patches[len(r.patches)-1].Files {
 		m.Patch.Files = append(m.Patch.Files, update.PatchFile{Path: f.Path(), Added: f.Added, Removed: f.Removed})
 	}
+	r.keepEdits()
 	for i, name := range slices.Sorted(maps.Keys(r.edits)) {
 		e := update.Edit{Path: name, File: fmt.Sprintf("edits/%04d", i), SHA256: update.Digest(r.edits[name])}
 		u.Files[e.File] = r.edits[name]

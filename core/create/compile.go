@@ -338,6 +338,11 @@ func (r *run) compare(ctx context.Context) error {
 	for _, text := range signatures {
 		reasons = append(reasons, Reason{ReasonUnsupported, text})
 	}
+	calls, err := r.earlyCalls(r.units)
+	if err != nil {
+		return err
+	}
+	reasons = slices.Concat(reasons, calls, r.uncompiled())
 	if len(reasons) > 0 {
 		sortReasons(reasons)
 		if r.o.ReportOnly {
@@ -345,9 +350,6 @@ func (r *run) compare(ctx context.Context) error {
 			return nil
 		}
 		return &RefusedError{reasons}
-	}
-	if err := r.earlyCalls(r.units); err != nil {
-		return err
 	}
 	if !changed && !r.o.ReportOnly {
 		why := "no function's object code changes: the running kernel would behave the same"

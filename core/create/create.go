@@ -358,6 +358,20 @@ func (r *run) editedBase() error {
 	return nil
 }
 
+// keepEdits takes over what plugins left of the base's sources where the patch changes nothing: the update on this one has them as its pre.
+func (r *run) keepEdits() {
+	if len(r.o.Base) == 0 {
+		return
+	}
+	touched := code(r.patches[len(r.patches)-1])
+	last := r.o.Base[len(r.o.Base)-1]
+	for _, e := range last.Manifest.Patch.Edits {
+		if _, ok := r.edits[e.Path]; !ok && !slices.Contains(touched, e.Path) {
+			r.edits[e.Path] = last.Files[e.File]
+		}
+	}
+}
+
 // put makes a text what a file is after the patch.
 func (r *run) put(name string, text []byte) error {
 	stable, err := r.stable(name, text)

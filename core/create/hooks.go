@@ -11,6 +11,7 @@ import (
 	"text/scanner"
 
 	"github.com/ksplice/ksplice/core/diff"
+	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/kmod/include"
 )
@@ -125,46 +126,61 @@ func literal(s *scanner.Scanner) (string, rune) {
 	}
 }
 
-// earlyCalls refuses hooks that call, while the old code runs, a function that the update replaces: at another time they would get another.
-func (r *run) earlyCalls(units []*unit) error {
-	local, global := map[*unit]map[int]bool{}, map[string]bool{}
+// uncompiled refuses claims that no unit of the update has: code that the configuration leaves out carries nothing.
+func (r *run) uncompiled() []Reason {
+	var reasons []Reason
+	for _, id := range slices.Sorted(maps.Keys(r.patchClaims)) {
+		if !slices.ContainsFunc(r.units, func(u *unit) bool { return u.result.Claims(id) }) {
+			reasons = append(reasons, Reason{ReasonState, fmt.Sprintf("the patch claims %s (%s) where nothing is compiled: move that out of #if, into a file that this kernel builds", id, claimMacro)})
+		}
+	}
+	return reasons
+}
+
+// place is where a function begins.
+type place struct {
+	section *objfile.Section
+	at      uint64
+}
+
+// earlyCalls refuses hooks that lead, while the old code runs, to a function that the update replaces: at another time they would get another.
+func (r *run) earlyCalls(units []*unit) ([]Reason, error) {
+	local, global := map[*unit]map[place]bool{}, map[string]bool{}
 	for _, u := range units {
-		local[u] = map[int]bool{}
+		local[u] = map[place]bool{}
 		for _, f := range u.result.Functions {
-			if f.Kind != diff.Changed || f.Pre == nil {
-				continue
+			if f.Kind == diff.Changed && f.Pre != nil {
+				local[u][place{f.Pre.Section, f.Pre.Value}] = true
 			}
-			local[u][f.Pre.Index] = true
-			if f.Pre.Bind != elf.STB_LOCAL {
-				global[f.Name] = true
+		}
+		for _, y := range u.pre.diff.File.Symbols { // by other names, too
+			if y.Section != nil && y.Bind != elf.STB_LOCAL && local[u][place{y.Section, y.Value}] {
+				global[y.Name] = true
 			}
 		}
 	}
-	var reasons []string
+	var reasons []Reason
 	for _, u := range units {
 		if len(u.result.Hooks) == 0 || len(u.result.Refusals) > 0 {
 			continue
 		}
 		c, err := u.result.Closure()
 		if err != nil {
-			return fmt.Errorf("%s: %w", u.Object, err)
+			return nil, fmt.Errorf("%s: %w", u.Object, err)
 		}
 		for i := range c.Hooks {
 			h := &c.Hooks[i]
 			called := h.Calls(func(t *diff.Target) bool {
 				if t.Pre != nil && t.Pre.Section != nil {
-					return local[u][t.Pre.Index]
+					return local[u][place{t.Pre.Section, t.Pre.Value}]
 				}
 				return global[t.Name]
 			})
 			if called != "" {
-				reasons = append(reasons, fmt.Sprintf("%s: the %s hook %s leads to %s, which the patch changes: the old code would run then; write what the hook needs into a function of its own",
-					u.Object, h.When, h.Piece.Symbols[0].Name, called))
+				reasons = append(reasons, Reason{ReasonUnsupported, fmt.Sprintf("%s: the %s hook %s leads to %s, which the patch changes: the old code would run then; write what the hook needs into a function of its own",
+					u.Object, h.When, h.Piece.Symbols[0].Name, called)})
 			}
 		}
 	}
-	if len(reasons) > 0 {
-		return refuse(ReasonUnsupported, reasons...)
-	}
-	return nil
+	return reasons, nil
 }

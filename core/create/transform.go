@@ -125,7 +125,7 @@ func (r *run) ask(ctx context.Context, offers []*offer) ([]*offer, error) {
 	}
 	edits := map[string][]byte{}
 	for _, p := range plugins {
-		if len(offers) == 0 {
+		if len(offers) == 0 || len(edits) > 0 { // others are asked when that is compiled
 			break
 		}
 		if offers, err = r.plan(ctx, p, dir, offers, edits); err != nil {
@@ -217,9 +217,6 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 	for name, text := range resp.Edits {
 		if r.after[name] == nil || name == ksplicePath {
 			return nil, fmt.Errorf("it edits %s, which is no source that the patch leaves", name)
-		}
-		if edits[name] != nil {
-			return nil, fmt.Errorf("it edits %s, which another plugin edits in the same round", name)
 		}
 		edits[name] = text
 	}

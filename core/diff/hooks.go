@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/ksplice/ksplice/core/objfile"
 )
@@ -15,6 +16,7 @@ const (
 	hookSection   = ".ksplice.hooks"
 	hookEntry     = 16
 	rodataSection = ".ksplice.rodata" // addresses of data that may be rewritten
+	claimSection  = ".ksplice.claims" // items that the patch takes upon itself, strings
 )
 
 // ShadowSection is the section of shadow fields, which the kernel module forgets when the update is undone.
@@ -106,7 +108,7 @@ func (c *Closure) hooks() error {
 	return nil
 }
 
-// findEarly follows the code of early hooks, once everything that the part needs is known.
+// findEarly follows early hooks, through what they call and the data that they use, once everything that the part needs is known.
 func (c *Closure) findEarly() {
 	for i := range c.Hooks {
 		h := &c.Hooks[i]
@@ -122,7 +124,9 @@ func (c *Closure) findEarly() {
 				switch {
 				case t.Piece == nil:
 					h.Early = append(h.Early, *t)
-				case !seen[t.Piece] && t.Piece.Code():
+				case t.Piece.Change != nil:
+					h.Early = append(h.Early, Target{Pre: t.Piece.Change.Pre, Name: t.Piece.Change.Name})
+				case !seen[t.Piece]:
 					seen[t.Piece] = true
 					open = append(open, t.Piece)
 				}
@@ -131,8 +135,7 @@ func (c *Closure) findEarly() {
 	}
 }
 
-// Calls names the function that an early hook leads to and that is replaced, of those of a unit (by pre symbol) or of others (by global
-// name); empty for none.
+// Calls names the replaced function that an early hook leads to; empty for none.
 func (h *ClosureHook) Calls(replaced func(*Target) bool) string {
 	for i := range h.Early {
 		if replaced(&h.Early[i]) {
@@ -148,16 +151,30 @@ func forgotten(p *Piece, to *item) bool {
 	return to.section.Name == ShadowSection || p.Section.Name == ShadowSection
 }
 
-// Rewritable says that the patch lets a datum be rewritten (ksplice_assume_rodata).
+// Rewritable says that the patch lets a datum be rewritten (ksplice_assume_rodata), and not only one that it stands on.
 func (r *Result) Rewritable(datum string) bool {
-	for _, s := range r.post.o.File.Sections[1:] {
+	return r.post.rewritable(datum) && !r.pre.rewritable(datum)
+}
+
+func (v *view) rewritable(datum string) bool {
+	for _, s := range v.o.File.Sections[1:] {
 		if s.Name != rodataSection {
 			continue
 		}
-		for _, ref := range r.post.refsIn(s, 0, s.Size) {
-			if t := r.post.target(ref); t.item != nil && t.item.kind == itemData && t.offset == 0 && t.item.name() == datum {
+		for _, ref := range v.refsIn(s, 0, s.Size) {
+			if t := v.target(ref); t.item != nil && t.item.kind == itemData && t.offset == 0 && t.item.name() == datum {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// Claims says that post has the claim of an item (ksplice_claim): it was compiled.
+func (r *Result) Claims(item string) bool {
+	for _, s := range r.post.o.File.Sections[1:] {
+		if s.Name == claimSection && slices.Contains(strings.Split(string(s.Data), "\x00"), item) {
+			return true
 		}
 	}
 	return false

@@ -74,7 +74,7 @@ func ruleOf(s *objfile.Section, table, init bool) rule {
 	}
 	n := s.Name
 	switch {
-	case n == hookSection, n == rodataSection:
+	case n == hookSection, n == rodataSection, n == claimSection:
 		return ruleHooks
 	case hasPrefix(n, quiet):
 		return ruleQuiet

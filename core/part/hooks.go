@@ -20,6 +20,9 @@ const (
 	hookSize  = 16
 )
 
+// maxHooks is how many hooks the kernel module takes of a part (kmod/ksplice.h).
+const maxHooks = 256
+
 // hookSymbol begins the names by which the description finds hooks' functions.
 const hookSymbol = "ksplice_hook_"
 

@@ -153,6 +153,9 @@ func (b *builder) build() error {
 	if n := len(b.out.Slots); n > b.in.MaxSlots {
 		return fmt.Errorf("it needs %d slots, the kernel module has %d: split the patch", n, b.in.MaxSlots)
 	}
+	if n := len(b.hooks); n > maxHooks {
+		return fmt.Errorf("it has %d hooks, the kernel module takes %d: split the patch", n, maxHooks)
+	}
 	sealed, err := seal(b.in.Target, b.out.Functions, b.out.Writes, b.out.Slots, b.out.Globals)
 	if err != nil {
 		return err

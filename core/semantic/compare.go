@@ -102,6 +102,24 @@ func (c *comparer) members(a, b *typ) []string {
 	return out
 }
 
+// memberKind is Member.Kind of a type.
+func memberKind(t *typ) string {
+	t = bare(t)
+	for n := 0; n < maxDepth && t != nil && t.kind == kindArray; n++ {
+		if t = bare(t.elem); t != nil && t.kind == kindPointer {
+			return ""
+		}
+	}
+	switch {
+	case t == nil:
+	case integral(t):
+		return "number"
+	case t.kind == kindPointer:
+		return "pointer"
+	}
+	return ""
+}
+
 // renamed tells of members whose types have other names for the same memory.
 func (c *comparer) renamed(a, b *typ) []string {
 	if a.kind != kindStruct || b.kind != kindStruct {
@@ -141,7 +159,7 @@ func (c *comparer) added(a, b *typ) []Member {
 		m := was[n.name]
 		switch {
 		case m == nil:
-			out = append(out, Member{Name: n.name, Type: describe(n.t), Size: uint64(max(size(n.t), 0)), Bits: uint64(n.bits)})
+			out = append(out, Member{Name: n.name, Type: describe(n.t), Size: uint64(max(size(n.t), 0)), Bits: uint64(n.bits), Kind: memberKind(n.t)})
 		case m.bits != n.bits || !c.same(m.t, n.t, 0):
 			return nil
 		}
@@ -230,14 +248,17 @@ func (c *comparer) same(a, b *typ, depth int) bool {
 	case a.kind == kindPointer && b.kind == kindPointer:
 		return c.pointed(a.elem, b.elem, depth+1)
 	case integral(a) && b.kind == kindStruct && b.complete || integral(b) && a.kind == kindStruct && a.complete:
-		// A number that becomes an atomic_t, or the other way round, is the same number.
+		// A number that becomes atomic, or the other way round, is the same number.
 		x, y := only(a), only(b)
-		return integral(x) && integral(y) && x.size == y.size && a.size == b.size
+		return (atomic[a.name] || atomic[b.name]) && integral(x) && integral(y) && x.size == y.size && a.size == b.size
 	case integral(a) && integral(b):
 		return a.size == b.size
 	}
 	return a.kind == b.kind && a.size == b.size
 }
+
+// atomic are structures that are a number and nothing else (include/linux/types.h).
+var atomic = map[string]bool{"atomic_t": true, "atomic64_t": true, "atomic_long_t": true}
 
 // only is what a structure with one member consists of, through several of them; t itself for everything else.
 func only(t *typ) *typ {

@@ -54,6 +54,8 @@ type Member struct {
 	Type string
 	// Size is in bytes, Bits a bit field's width, else 0.
 	Size, Bits uint64
+	// Kind is "number" (an enum, or an array of numbers, too), "pointer", or empty for everything else.
+	Kind string
 }
 
 func (c Change) String() string {

@@ -63,7 +63,8 @@
  *   ksplice_claim("layout:net/can/j1939/j1939-priv.h:j1939_sock", "the lock is a shadow field");
  */
 #define ksplice_claim(item, because) \
-	static_assert(sizeof(item "") > 1 && sizeof(because "") > 1, "ksplice_claim(\"ITEM\", \"HOW\")")
+	static_assert(sizeof(because "") > 1, "ksplice_claim(\"ITEM\", \"HOW\")"); \
+	static const char __UNIQUE_ID(ksplice_claim)[] __used __section(".ksplice.claims") = item ""
 
 /*
  * An object of static duration, named at file scope, may be rewritten: where

@@ -64,11 +64,11 @@ func itemFrom(i *pb.Item, to *Item) {
 }
 
 func memberTo(m *Member, to *pb.Member) {
-	to.Name, to.Type, to.Size, to.Bits = wire.Text(m.Name), wire.Text(m.Type), m.Size, m.Bits
+	to.Name, to.Type, to.Size, to.Bits, to.Kind = wire.Text(m.Name), wire.Text(m.Type), m.Size, m.Bits, wire.Text(m.Kind)
 }
 
 func memberFrom(m *pb.Member, to *Member) {
-	*to = Member{Name: m.GetName(), Type: m.GetType(), Size: m.GetSize(), Bits: m.GetBits()}
+	*to = Member{Name: m.GetName(), Type: m.GetType(), Size: m.GetSize(), Bits: m.GetBits(), Kind: m.GetKind()}
 }
 
 func fieldTo(f *Field, to *pb.Field) {

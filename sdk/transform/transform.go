@@ -52,7 +52,15 @@ type Member struct {
 	Name, Type string
 	// Size is in bytes; Bits is a bit field's width in bits, else 0.
 	Size, Bits uint64
+	// Kind is MemberNumber, MemberPointer, or empty for everything else.
+	Kind string
 }
+
+// The kinds of member that are told apart.
+const (
+	MemberNumber  = "number" // an enum, or an array of numbers, too
+	MemberPointer = "pointer"
+)
 
 // Field is a member of a datum, or an element of an array, whose initial value changes.
 type Field struct {

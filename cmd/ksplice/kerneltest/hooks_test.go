@@ -190,7 +190,7 @@ func (l *lab) shadow(t *testing.T, file, on, both, other, plugin, hundreds strin
 	count := func() int {
 		t.Helper()
 		var n int
-		if _, err := fmt.Sscanf(l.shadows(t), "eventfd_ctx.reads 8 %d\n", &n); err != nil {
+		if _, err := fmt.Sscanf(l.shadows(t), "fs/eventfd.c:eventfd_ctx.reads 8 %d\n", &n); err != nil {
 			t.Fatalf("shadow fields %q: %v", l.shadows(t), err)
 		}
 		return n

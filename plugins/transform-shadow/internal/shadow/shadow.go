@@ -60,7 +60,7 @@ func (p *Plugin) Plan(ctx context.Context, req *transform.PlanRequest) (*transfo
 		if it.Kind != transform.ItemLayout || len(it.Members) == 0 || it.Source == "" {
 			continue
 		}
-		if why := unfit(it); why != "" {
+		if why := p.unfit(it); why != "" {
 			resp.Declined[it.ID] = why
 			continue
 		}
@@ -88,32 +88,43 @@ func (p *Plugin) Plan(ctx context.Context, req *transform.PlanRequest) (*transfo
 	return resp, nil
 }
 
-// plain are types whose memory may be anywhere: numbers, and locks, whose zero value or initialiser is a free one. Sources: include/linux/types.h,
-// spinlock_types.h, mutex_types.h, rwsem.h, refcount.h, seqlock.h.
+// plain are types whose memory may be anywhere, and what makes a lock a free one. Sources: include/linux/types.h, spinlock_types.h, mutex_types.h,
+// rwsem.h, seqlock.h.
 var plain = map[string]string{
-	"atomic_t": "", "atomic64_t": "", "atomic_long_t": "", "refcount_t": "", "bool": "", "_Bool": "",
-	"spinlock_t": "spin_lock_init", "raw_spinlock_t": "raw_spin_lock_init", "rwlock_t": "rwlock_init", "struct mutex": "mutex_init",
-	"struct rw_semaphore": "init_rwsem", "seqcount_t": "seqcount_init", "seqlock_t": "seqlock_init",
+	"atomic_t": "", "atomic64_t": "", "atomic_long_t": "", "spinlock_t": "spin_lock_init", "raw_spinlock_t": "raw_spin_lock_init", "rwlock_t": "rwlock_init",
+	"struct mutex": "mutex_init", "struct rw_semaphore": "init_rwsem", "seqcount_t": "seqcount_init", "seqlock_t": "seqlock_init",
 }
 
+// wanted are types of which nobody can guess what objects have that exist: a count of users is at least one.
+var wanted = map[string]bool{"refcount_t": true}
+
+var identifier = regexp.MustCompile(`^[A-Za-z_]\w*$`)
+
 // unfit says why a structure's new members cannot be kept elsewhere; "" where they can.
-func unfit(it *transform.Item) string {
-	for _, m := range it.Members {
-		t := m.Type
-		base, _, array := strings.Cut(t, "[")
-		_, known := plain[t]
+func (p *Plugin) unfit(it *transform.Item) string {
+	if strings.HasPrefix(it.Source, "include/uapi/") {
+		return it.Source + " is what programs see: its layout is theirs, too"
+	}
+	for i := range it.Members {
+		m := &it.Members[i]
+		_, known := plain[m.Type]
+		_, given := p.defaults[it.Name+"."+m.Name]
 		switch {
-		case !regexp.MustCompile(`^[A-Za-z_]\w*$`).MatchString(m.Name):
+		case !identifier.MatchString(m.Name):
 			return fmt.Sprintf("member %s is of a structure without a name in it", m.Name)
 		case m.Bits != 0:
 			return fmt.Sprintf("member %s is a bit field, which has no address: make it a whole number", m.Name)
 		case m.Size == 0:
 			return fmt.Sprintf("member %s has no size", m.Name)
-		case strings.HasPrefix(t, "function"):
+		case strings.HasPrefix(m.Type, "function"):
 			return fmt.Sprintf("member %s is a pointer to a function, whose type the debug information does not name: give it a typedef", m.Name)
-		case known, strings.HasSuffix(t, "*") && !array:
-		case strings.HasPrefix(base, "struct "), strings.HasPrefix(base, "union "):
-			return fmt.Sprintf("member %s is a %s: code finds the object by where it lies in it (container_of), or links to it: this needs hooks of the patch's own", m.Name, t)
+		case known, m.Kind == transform.MemberNumber:
+		case m.Kind == transform.MemberPointer, wanted[m.Type]:
+			if !given {
+				return fmt.Sprintf("nobody knows what member %s (%s) is of objects that exist: say so in the plugin's configuration, \"%s.%s\" = \"EXPRESSION\"", m.Name, m.Type, it.Name, m.Name)
+			}
+		default:
+			return fmt.Sprintf("member %s is a %s: code finds the object by where it lies in it (container_of), or links to it: this needs hooks of the patch's own", m.Name, m.Type)
 		}
 	}
 	return ""
@@ -145,20 +156,53 @@ type rewriter struct {
 	files    map[string][]byte
 	defaults map[string]string
 	edits    map[string][]byte
-	// found counts what the sources have of the objects' lives.
-	found struct{ freed, made, begun int }
+	// found counts, by member, what the sources have of the objects' lives: where one ends, where one begins, where a lock of it is made.
+	found map[string]*lives
 }
 
-// Marks of the semantic patch for what is counted and not left in the sources.
+type lives struct{ freed, made, begun int }
+
+// Marks of the semantic patch for what must not be, and for births.
 const (
 	markLater = "KSPLICE_SHADOW_FREED_LATER();"
 	markStack = "ksplice_shadow_on_the_stack"
 	markCopy  = "KSPLICE_SHADOW_COPIED();"
+	markMany  = "KSPLICE_SHADOW_MANY();"
 	detach    = "ksplice_shadow_detach("
+	born      = "ksplice_shadow_born("
 )
 
+var refused = map[string]string{
+	markLater: "frees such objects by kfree_rcu: readers that are still there could give them the field again",
+	markStack: "has such an object on the stack, where the next one would have what it left",
+	markCopy:  "copies or clears such objects as a whole, which would not reach the field",
+	markMany:  "makes several such objects at once",
+}
+
+// foreign are pointers that lead elsewhere than to an object of the kernel's.
+func foreign(tag string) *regexp.Regexp {
+	return regexp.MustCompile(`struct\s+` + regexp.QuoteMeta(tag) + `\s+(__user|__percpu|__iomem)\b`)
+}
+
+// simple is an expression that may stand twice.
+var simple = regexp.MustCompile(`^[\w\s.*&()>\[\]-]+$`)
+
+// twice says why what an object is called cannot stand in a call of its own; "" where it can.
+func twice(text []byte) string {
+	for _, m := range regexp.MustCompile(`ksplice_shadow_(?:detach|born)\(&\w+, (.*)\);`).FindAllSubmatch(text, -1) {
+		e := m[1]
+		if !simple.Match(e) || bytes.Contains(e, []byte("++")) || bytes.Contains(e, []byte("--")) || regexp.MustCompile(`\w\s*\(`).Match(e) {
+			return fmt.Sprintf("frees or makes an object that it names by %q, which would be evaluated twice", e)
+		}
+	}
+	return ""
+}
+
 func (r *rewriter) rewrite(ctx context.Context) (why string, err error) {
-	r.edits = map[string][]byte{}
+	r.edits, r.found = map[string][]byte{}, map[string]*lives{}
+	for i := range r.item.Members {
+		r.found[r.item.Members[i].Name] = &lives{}
+	}
 	if why, err = r.undeclare(ctx); why != "" || err != nil {
 		return why, err
 	}
@@ -174,14 +218,16 @@ func (r *rewriter) rewrite(ctx context.Context) (why string, err error) {
 		if err != nil {
 			return "", err
 		}
-		for mark, why := range map[string]string{
-			markLater: "frees such objects by kfree_rcu: readers that are still there could give them the field again",
-			markStack: "has such an object on the stack, where the next one would have what it left",
-			markCopy:  "copies such objects as a whole, which would not copy the field",
-		} {
+		for _, mark := range slices.Sorted(maps.Keys(refused)) {
 			if bytes.Contains(out, []byte(mark)) {
-				return name + " " + why, nil
+				return name + " " + refused[mark], nil
 			}
+		}
+		if foreign(r.item.Name).Match(text) {
+			return name + " has pointers to such structures that are not in the kernel's memory", nil
+		}
+		if why := twice(out); why != "" {
+			return name + " " + why, nil
 		}
 		if bytes.Equal(out, text) {
 			continue
@@ -190,7 +236,7 @@ func (r *rewriter) rewrite(ctx context.Context) (why string, err error) {
 		if len(uses) > 0 && filepath.Ext(name) == ".h" {
 			return fmt.Sprintf("the header %s uses %s, and every file that includes it would have fields of its own", name, strings.Join(uses, ", ")), nil
 		}
-		r.count(out)
+		out = r.births(out)
 		if len(uses) > 0 {
 			if out, why = r.declare(out, uses); why != "" {
 				return name + ": " + why, nil
@@ -198,8 +244,11 @@ func (r *rewriter) rewrite(ctx context.Context) (why string, err error) {
 		}
 		r.edits[name] = out
 	}
-	if r.found.freed+r.found.made+r.found.begun == 0 {
-		return "no file of the patch makes or frees such objects: one would have what another left at its place", nil
+	for i := range r.item.Members {
+		m := &r.item.Members[i]
+		if l := r.found[m.Name]; l.made+l.begun == 0 {
+			return fmt.Sprintf("no file of the patch makes such objects, or begins %s of them: one would have what another left at its place", m.Name), nil
+		}
 	}
 	return "", nil
 }
@@ -237,7 +286,7 @@ func (r *rewriter) uses(text []byte) []string {
 	var out []string
 	for i := range r.item.Members {
 		m := &r.item.Members[i]
-		if bytes.Contains(text, []byte(r.accessor(m)+"(")) || bytes.Contains(text, []byte(detach+"&"+r.field(m)+",")) {
+		if bytes.Contains(text, []byte(r.accessor(m)+"(")) || bytes.Contains(text, []byte(detach+"&"+r.field(m)+",")) || bytes.Contains(text, []byte(born+"&"+r.field(m)+",")) {
 			out = append(out, m.Name)
 		}
 	}
@@ -248,7 +297,9 @@ func (r *rewriter) uses(text []byte) []string {
 var (
 	freedLater = []string{"kfree_rcu", "kvfree_rcu"}
 	freed      = []string{"kfree", "kvfree", "vfree", "kfree_sensitive"}
-	made       = []string{"kmalloc", "kzalloc", "kcalloc", "kvmalloc", "kvzalloc", "kmalloc_node", "kzalloc_node", "kmem_cache_alloc", "kmem_cache_zalloc", "devm_kzalloc", "devm_kmalloc"}
+	made       = []string{"kmalloc", "kzalloc", "kvmalloc", "kvzalloc", "kmalloc_node", "kzalloc_node", "kmem_cache_alloc", "kmem_cache_zalloc", "kmem_cache_alloc_node", "devm_kzalloc", "devm_kmalloc"}
+	many       = []string{"kcalloc", "kvcalloc", "kcalloc_node", "kmalloc_array", "kvmalloc_array", "devm_kcalloc", "kmemdup", "memdup_user", "vmemdup_user"}
+	copies     = []string{"*P = E", "P[E1] = E", "S = E", "memcpy(P, L)", "memcpy(E, P, L)", "memmove(P, L)", "memset(P, L)", "copy_from_user(P, L)", "copy_to_user(E, P, L)"}
 )
 
 // semanticPatch is what Coccinelle does to a file.
@@ -257,9 +308,14 @@ func (r *rewriter) semanticPatch(file string) string {
 	tag := r.item.Name
 	for i := range r.item.Members {
 		m := &r.item.Members[i]
-		fmt.Fprintf(&b, "@@ local idexpression struct %s S; @@\n- S.%s\n+ S.%s\n\n", tag, m.Name, markStack)
-		for _, copied := range []string{"*P = E", "P[E1] = E"} {
-			fmt.Fprintf(&b, "@@ struct %s *P; expression E, E1; @@\n+ %s\n  %s;\n\n", tag, markCopy, copied)
+		for _, use := range []string{"S." + m.Name, "&S"} {
+			fmt.Fprintf(&b, "@@ local idexpression struct %s S; @@\n- %s\n+ %s(S)\n\n", tag, use, markStack)
+		}
+		for _, copied := range copies {
+			fmt.Fprintf(&b, "@@ struct %s *P; struct %s S; expression E, E1; expression list L; @@\n+ %s\n  %s;\n\n", tag, tag, markCopy, copied)
+		}
+		for _, f := range many {
+			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n+ %s\n  P = %s(L);\n\n", tag, markMany, f)
 		}
 		fmt.Fprintf(&b, "@@ struct %s *P; @@\n- P->%s\n+ (*%s(P))\n\n@@ struct %s S; @@\n- S.%s\n+ (*%s(&S))\n\n", tag, m.Name, r.accessor(m), tag, m.Name, r.accessor(m))
 		if filepath.Ext(file) != ".c" {
@@ -274,21 +330,30 @@ func (r *rewriter) semanticPatch(file string) string {
 		}
 		fmt.Fprintf(&b, "@@ struct %s *P; expression E; @@\n+ %s&%s, P);\n  kmem_cache_free(E, P);\n\n", tag, detach, r.field(m))
 		for _, f := range made {
-			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n  P = %s(L);\n+ %s&%s, P);\n\n", tag, f, detach, r.field(m))
+			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n  P = %s(L);\n+ %s&%s, P);\n\n", tag, f, born, r.field(m))
 		}
 	}
 	return b.String()
 }
 
-// count says how the lives of objects show in a rewritten file: where they end or begin, or where a lock of theirs is made.
-func (r *rewriter) count(text []byte) {
-	r.found.freed += bytes.Count(text, []byte(detach))
+// births counts how the lives of objects show in a rewritten file, and writes out what is done where one begins: it loses what another left at
+// its place, and does not have the default of those that existed before.
+func (r *rewriter) births(text []byte) []byte {
 	for i := range r.item.Members {
 		m := &r.item.Members[i]
+		l := r.found[m.Name]
+		l.freed += bytes.Count(text, []byte(detach+"&"+r.field(m)+","))
+		l.made += bytes.Count(text, []byte(born+"&"+r.field(m)+","))
 		if init := plain[m.Type]; init != "" && bytes.Contains(text, []byte(init+"(&(*"+r.accessor(m)+"(")) {
-			r.found.begun++
+			l.begun++
 		}
+		begin := detach + "&" + r.field(m) + ", $1);"
+		if _, given := r.defaults[r.item.Name+"."+m.Name]; given {
+			begin += fmt.Sprintf("\n\tif ($1)\n\t\tmemset(%s($1), 0, sizeof(typeof(%s)));", r.accessor(m), m.Type)
+		}
+		text = regexp.MustCompile(regexp.QuoteMeta(born+"&"+r.field(m))+`, (.*)\);`).ReplaceAll(text, []byte(begin))
 	}
+	return text
 }
 
 var include = regexp.MustCompile(`^\s*#\s*include\b`)
@@ -319,7 +384,7 @@ func (r *rewriter) declare(text []byte, uses []string) (out []byte, why string) 
 		if !slices.Contains(uses, m.Name) {
 			continue
 		}
-		key, ctor := r.item.Name+"."+m.Name, "NULL"
+		key, ctor := r.item.Name+"."+m.Name, "NULL" // of the configuration
 		begin := ""
 		if init := plain[m.Type]; init != "" {
 			begin = fmt.Sprintf("%s((typeof(%s) *)data);", init, m.Type)
@@ -331,7 +396,7 @@ func (r *rewriter) declare(text []byte, uses []string) (out []byte, why string) 
 			ctor = r.field(m) + "_begin"
 			fmt.Fprintf(&b, "\nstatic int %s(void *object, void *data, void *arg)\n{\n\t%s\n\treturn 0;\n}\n", ctor, begin)
 		}
-		fmt.Fprintf(&b, "\nKSPLICE_SHADOW(%s, \"%s\", typeof(%s), %s, NULL);\n", r.field(m), key, m.Type, ctor)
+		fmt.Fprintf(&b, "\nKSPLICE_SHADOW(%s, \"%s:%s\", typeof(%s), %s, NULL);\n", r.field(m), r.item.Source, key, m.Type, ctor)
 		fmt.Fprintf(&b, "\nstatic inline typeof(%s) *%s(const void *object)\n{\n\treturn ksplice_shadow_of(&%s, object);\n}\n", m.Type, r.accessor(m), r.field(m))
 	}
 	return slices.Concat(text[:at], []byte(b.String()), text[at:]), ""
@@ -357,7 +422,7 @@ func (r *rewriter) because() string {
 	} else {
 		text += " are shadow fields"
 	}
-	if r.found.freed == 0 {
+	if r.found[r.item.Members[0].Name].freed == 0 {
 		text += ", which objects keep when they are freed, until undo"
 	}
 	return text

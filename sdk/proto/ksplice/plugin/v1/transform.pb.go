@@ -145,6 +145,7 @@ type Member struct {
 	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	Size          uint64                 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	Bits          uint64                 `protobuf:"varint,4,opt,name=bits,proto3" json:"bits,omitempty"`
+	Kind          string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +206,13 @@ func (x *Member) GetBits() uint64 {
 		return x.Bits
 	}
 	return 0
+}
+
+func (x *Member) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
 }
 
 type Field struct {
@@ -459,12 +467,13 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x06fields\x18\b \x03(\v2\x18.ksplice.plugin.v1.FieldR\x06fields\x12\x16\n" +
 	"\x06source\x18\t \x01(\tR\x06source\x123\n" +
 	"\amembers\x18\n" +
-	" \x03(\v2\x19.ksplice.plugin.v1.MemberR\amembers\"X\n" +
+	" \x03(\v2\x19.ksplice.plugin.v1.MemberR\amembers\"l\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
-	"\x04bits\x18\x04 \x01(\x04R\x04bits\"\xb7\x01\n" +
+	"\x04bits\x18\x04 \x01(\x04R\x04bits\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\"\xb7\x01\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
