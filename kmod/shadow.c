@@ -44,6 +44,7 @@ struct ksplice_field {
 struct holder {
 	struct list_head list;
 	struct ksplice_shadow *shadow;	/* in a part */
+	bool left;		/* its part was undone, and stays mapped */
 };
 
 struct entry {
@@ -444,6 +445,7 @@ int ksplice_shadow_arrive(struct ksplice_shadow *s)
 	if (!h)
 		return -ENOMEM;
 	h->shadow = s;
+	h->left = false;
 	mutex_lock(&fields_lock);
 	f = field_of(s->name);
 	if (f && f->size != s->size) {
@@ -467,25 +469,28 @@ EXPORT_SYMBOL_GPL(ksplice_shadow_arrive);
 static void leave(struct ksplice_shadow *s, bool stays)
 {
 	struct ksplice_field *f = s->field;
-	struct holder *h;
+	struct holder *h, *next;
+	bool used = false;
 
-	/* Code of the part may run yet, by an address that somebody holds. */
-	if (stays) {
-		if (list_is_singular(&f->holders))
-			drop_all(f, s->dtor);
-		return;
+	list_for_each_entry_safe(h, next, &f->holders, list) {
+		if (h->shadow != s) {
+			used = used || !h->left;
+			continue;
+		}
+		/* Code of a part that stays may run yet, by an address that somebody holds. */
+		if (stays) {
+			h->left = true;
+			continue;
+		}
+		list_del(&h->list);
+		kfree(h);
+		s->field = NULL;
 	}
-	list_for_each_entry(h, &f->holders, list) {
-		if (h->shadow == s)
-			break;
-	}
-	list_del(&h->list);
-	kfree(h);
-	s->field = NULL;
-	if (!list_empty(&f->holders))
+	if (used)
 		return;
 	drop_all(f, s->dtor);
-	free_field(f);
+	if (list_empty(&f->holders))
+		free_field(f);
 }
 
 /**
