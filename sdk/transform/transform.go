@@ -83,7 +83,8 @@ type PlanRequest struct {
 	Patch []byte
 	// SourceDir is a directory with the post sources that the patch touches, with the edits of earlier rounds, and what <ksplice.h> is.
 	SourceDir string
-	// Items are those that nobody has claimed yet.
+	// Items are those that nobody has claimed in this round. What is claimed to be rewritten comes again once sources were edited; what is claimed
+	// with edits does not, since then it changes no more.
 	Items []Item
 }
 
