@@ -167,7 +167,8 @@ const (
 	markLater = "KSPLICE_SHADOW_FREED_LATER();"
 	markStack = "ksplice_shadow_on_the_stack"
 	markCopy  = "KSPLICE_SHADOW_COPIED();"
-	markMany  = "KSPLICE_SHADOW_MANY();"
+	markMany  = "ksplice_shadow_many"
+	markMade  = "ksplice_shadow_made_"
 	detach    = "ksplice_shadow_detach("
 	born      = "ksplice_shadow_born("
 )
@@ -176,7 +177,8 @@ var refused = map[string]string{
 	markLater: "frees such objects by kfree_rcu: readers that are still there could give them the field again",
 	markStack: "has such an object on the stack, where the next one would have what it left",
 	markCopy:  "copies or clears such objects as a whole, which would not reach the field",
-	markMany:  "makes several such objects at once",
+	markMany:  "makes several such objects at once, or copies of one",
+	markMade:  "makes such an object in a declaration or in the middle of an expression: let a statement of its own do that",
 }
 
 // foreign are pointers that lead elsewhere than to an object of the kernel's.
@@ -302,36 +304,53 @@ var (
 	copies     = []string{"*P = E", "P[E1] = E", "S = E", "memcpy(P, L)", "memcpy(E, P, L)", "memmove(P, L)", "memset(P, L)", "copy_from_user(P, L)", "copy_to_user(E, P, L)"}
 )
 
-// semanticPatch is what Coccinelle does to a file.
+// semanticPatch is what Coccinelle does to a file: it looks for what must not be, makes look-ups of accesses, and says where lives end and begin.
 func (r *rewriter) semanticPatch(file string) string {
 	var b strings.Builder
 	tag := r.item.Name
+	rule := func(names, body string) {
+		fmt.Fprintf(&b, "@@ %s @@\n%s\n\n", strings.ReplaceAll(names, "TAG", "struct "+tag), body)
+	}
+	rule("local idexpression TAG S;", "- &S\n+ "+markStack+"(S)")
+	for _, copied := range copies {
+		rule("TAG *P; TAG S; expression E, E1; expression list L;", "+ "+markCopy+"\n  "+copied+";")
+	}
+	for _, f := range many {
+		rule("TAG *P; expression list L;", "- P = "+f+"(L)\n+ P = "+markMany+"(L)")
+		rule("identifier P; expression list L;", "- struct "+tag+" *P = "+f+"(L);\n+ struct "+tag+" *P = "+markMany+"(L);")
+	}
 	for i := range r.item.Members {
 		m := &r.item.Members[i]
-		for _, use := range []string{"S." + m.Name, "&S"} {
-			fmt.Fprintf(&b, "@@ local idexpression struct %s S; @@\n- %s\n+ %s(S)\n\n", tag, use, markStack)
-		}
-		for _, copied := range copies {
-			fmt.Fprintf(&b, "@@ struct %s *P; struct %s S; expression E, E1; expression list L; @@\n+ %s\n  %s;\n\n", tag, tag, markCopy, copied)
-		}
-		for _, f := range many {
-			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n+ %s\n  P = %s(L);\n\n", tag, markMany, f)
-		}
-		fmt.Fprintf(&b, "@@ struct %s *P; @@\n- P->%s\n+ (*%s(P))\n\n@@ struct %s S; @@\n- S.%s\n+ (*%s(&S))\n\n", tag, m.Name, r.accessor(m), tag, m.Name, r.accessor(m))
-		if filepath.Ext(file) != ".c" {
-			continue
-		}
-		for _, f := range freedLater {
-			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n+ %s\n  %s(P, L);\n\n", tag, markLater, f)
-		}
-		fmt.Fprintf(&b, "@@ struct %s *P; @@\n+ %s\n  kfree_rcu_mightsleep(P);\n\n", tag, markLater)
-		for _, f := range freed {
-			fmt.Fprintf(&b, "@@ struct %s *P; @@\n+ %s&%s, P);\n  %s(P);\n\n", tag, detach, r.field(m), f)
-		}
-		fmt.Fprintf(&b, "@@ struct %s *P; expression E; @@\n+ %s&%s, P);\n  kmem_cache_free(E, P);\n\n", tag, detach, r.field(m))
-		for _, f := range made {
-			fmt.Fprintf(&b, "@@ struct %s *P; expression list L; @@\n  P = %s(L);\n+ %s&%s, P);\n\n", tag, f, born, r.field(m))
-		}
+		rule("local idexpression TAG S;", "- S."+m.Name+"\n+ "+markStack+"(S)")
+		rule("TAG *P;", "- P->"+m.Name+"\n+ (*"+r.accessor(m)+"(P))")
+		rule("TAG S;", "- S."+m.Name+"\n+ (*"+r.accessor(m)+"(&S))")
+	}
+	if filepath.Ext(file) != ".c" {
+		return b.String()
+	}
+	for _, f := range freedLater {
+		rule("TAG *P; expression list L;", "+ "+markLater+"\n  "+f+"(P, L);")
+	}
+	rule("TAG *P;", "+ "+markLater+"\n  kfree_rcu_mightsleep(P);")
+	lost := r.each(detach)
+	for _, f := range freed {
+		rule("TAG *P;", lost+"  "+f+"(P);")
+	}
+	rule("TAG *P; expression E;", lost+"  kmem_cache_free(E, P);")
+	// Every call that makes one is marked, wherever it stands; a statement of its own loses the mark again.
+	for _, f := range made {
+		rule("TAG *P; expression list L;", "- P = "+f+"(L)\n+ P = "+markMade+f+"(L)")
+		rule("identifier P; expression list L;", "- struct "+tag+" *P = "+f+"(L);\n+ struct "+tag+" *P = "+markMade+f+"(L);")
+		rule("TAG *P; expression list L;", "- P = "+markMade+f+"(L);\n+ P = "+f+"(L);\n"+r.each(born))
+	}
+	return b.String()
+}
+
+// each is a call for every member's field, as lines that a rule adds.
+func (r *rewriter) each(call string) string {
+	var b strings.Builder
+	for i := range r.item.Members {
+		fmt.Fprintf(&b, "+ %s&%s, P);\n", call, r.field(&r.item.Members[i]))
 	}
 	return b.String()
 }
