@@ -85,6 +85,9 @@ func (m *matcher) resolve(unit int, w *work, c *candidate) error {
 			}
 			return nil
 		}
+		if why := m.auxiliary(p.v, value-p.offset); why != "" && c.failed == "" {
+			c.failed = fmt.Sprintf("at +%#x: %s", at, why)
+		}
 		c.equations = append(c.equations, equation{p, m.original(p, value), at})
 		return nil
 	}
@@ -144,4 +147,34 @@ func (m *matcher) original(p place, value uint64) uint64 {
 		}
 	}
 	return value
+}
+
+// auxiliary says what is wrong with the place of a section that only jumps lead to which the kernel rewrites before it runs anything else, and
+// that is gone then (arch/x86/include/asm/cpufeature.h:_static_cpu_has, which jumps to .altinstr_aux until alternatives are applied). An image has
+// it: one field says where, and no symbol, so that what it holds must tell.
+func (m *matcher) auxiliary(v variable, address uint64) string {
+	if v.unit < 0 {
+		return ""
+	}
+	u := m.u.units[v.unit]
+	s := u.File.Sections[v.section]
+	if s.Name != ".altinstr_aux" {
+		return ""
+	}
+	run := make([]byte, len(s.Data))
+	if err := m.k.Memory.ReadMemory(run, address); err != nil {
+		return fmt.Sprintf("run names %#x for %s, which cannot be read: %v", address, s.Name, err)
+	}
+	fields := make([]bool, len(s.Data))
+	for _, r := range u.Desc.Refs {
+		for i := r.At; int(r.Section) == s.Index && i < r.At+uint64(r.Size); i++ {
+			fields[i] = true
+		}
+	}
+	for i, b := range s.Data {
+		if !fields[i] && run[i] != b {
+			return fmt.Sprintf("run names %#x for %s, where it has another byte at +%#x", address, s.Name, i)
+		}
+	}
+	return ""
 }

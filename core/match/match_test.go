@@ -261,6 +261,24 @@ func TestOutside(t *testing.T) {
 	}
 }
 
+// TestAuxiliary: where code lies that only one jump of an image leads to, what lies there must tell.
+func TestAuxiliary(t *testing.T) {
+	for leads, want := range map[uint64]match.Status{data: match.StatusMatched, data + 7: match.StatusMismatch, data + 0x1000: match.StatusMismatch} {
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "")
+		to := u.Data(".altinstr_aux", "", elf.STB_LOCAL)
+		u.Func(".text.f", "f", global, "f", ref{Symbol: ""})
+		w.Symbol("", "f", text)
+		w.Memory[text] = matchtest.Code("f", leads)
+		content := u.File.Symbols[to].Section.Data
+		w.Memory[data] = append(bytes.Clone(content), 1, 2, 3, 4, 5, 6, 7)
+		s := solve(t, w, around{})
+		if f := &s.Functions[0]; f.Status != want || want == match.StatusMismatch && !strings.Contains(f.Reason, "for .altinstr_aux, wh") {
+			t.Errorf("it leads to %#x: %s (%s), want %s", leads, f.Status, f.Reason, want)
+		}
+	}
+}
+
 // TestScopes: a module's globals are its own; two modules may each have one of a name.
 func TestScopes(t *testing.T) {
 	w := matchtest.New(t)
@@ -283,13 +301,34 @@ func TestAbsentAndDiscarded(t *testing.T) {
 	u := w.Unit("a.o", "mod_a")
 	u.Func(".text.f", "f", global, "f")
 	u.Func(".init.text", "begin", global, "begin")
-	u.Func(".exit.text", "end", global, "end")
+	v := w.Unit("b.o", "")
+	v.Func(".exit.text", "end", global, "end")
 	w.Symbol("", "f", text) // the kernel proper's, not the module's
 	w.Memory[text] = matchtest.Code("f")
 	s := solve(t, w, around{})
 	verdicts(t, s, verdict{"f", match.StatusAbsent, 0}, verdict{"begin", match.StatusDiscarded, 0}, verdict{"end", match.StatusDiscarded, 0})
 	if r := s.Functions[0].Reason; !strings.Contains(r, "module mod_a") {
 		t.Errorf("reason = %q", r)
+	}
+}
+
+// TestExit: the exit code of a module is there as long as the module is, and tells where what only it names lies.
+func TestExit(t *testing.T) {
+	for found, want := range map[uint64]match.Status{data: match.StatusMatched, data + 8: match.StatusMismatch} {
+		w := matchtest.New(t)
+		u := w.Unit("a.o", "mod_a")
+		thread := u.Data(".bss.thread", "thread", local)
+		u.Func(".exit.text", "end", local, "end", ref{Symbol: "thread"})
+		w.Symbol("mod_a", "end", text)
+		w.Symbol("mod_a", "thread", found)
+		w.Memory[text] = matchtest.Code("end", data)
+		s := solve(t, w, around{})
+		if f := &s.Functions[0]; f.Status != want {
+			t.Errorf("with the thread at %#x it is %s (%s), want %s", found, f.Status, f.Reason, want)
+		}
+		if at, ok := s.Value(0, thread); want == match.StatusMatched && (!ok || at != data) {
+			t.Errorf("thread lies at %#x, %t", at, ok)
+		}
 	}
 }
 
@@ -301,9 +340,10 @@ func TestInit(t *testing.T) {
 	u.Func(".init.text", "begin", global, "begin")
 	u.Func(".exit.text", "end", global, "end")
 	w.Symbol("mod_a", "begin", text)
-	w.Memory[text] = matchtest.Code("begin")
+	w.Symbol("mod_a", "end", text+0x100)
+	w.Memory[text], w.Memory[text+0x100] = matchtest.Code("begin"), matchtest.Code("end")
 	s := solve(t, w, around{})
-	verdicts(t, s, verdict{"begin", match.StatusMatched, text}, verdict{"end", match.StatusDiscarded, 0})
+	verdicts(t, s, verdict{"begin", match.StatusMatched, text}, verdict{"end", match.StatusMatched, text + 0x100})
 }
 
 // TestWeak: a weak function that another unit overrides is elsewhere, and other code; one that nobody overrides matches.

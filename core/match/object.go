@@ -26,6 +26,9 @@ func (u *Unit) check() error {
 // checkSymbols refuses symbols that do not lie in their sections: nothing in run would tell.
 func (u *Unit) checkSymbols() error {
 	for _, y := range u.File.Symbols {
+		if y.Type > elf.STT_TLS || y.Bind > elf.STB_WEAK {
+			return fmt.Errorf("symbol %s is of a kind (type %d, binding %d) that no kernel object has", y, y.Type, y.Bind)
+		}
 		if y.Section == nil || y.Section.Flags&elf.SHF_ALLOC == 0 {
 			continue
 		}

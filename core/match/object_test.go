@@ -52,6 +52,8 @@ func TestDescription(t *testing.T) {
 		"width":              {func(_ *matchtest.Unit, d *arch.ObjectDescription) { refs(d, 1).Size = 4 }, "4 bytes of the relocation"},
 		"pc-relative":        {func(_ *matchtest.Unit, d *arch.ObjectDescription) { refs(d, 1).PCRel = true }, "of the relocation"},
 		"unknown type":       {func(u *matchtest.Unit, _ *arch.ObjectDescription) { u.File.Section(".text.f").Relocs[0].Type = 99 }, "another reference"},
+		"symbol's kind":      {func(u *matchtest.Unit, _ *arch.ObjectDescription) { u.File.Symbols[1].Type = 10 }, "of a kind"},
+		"symbol's binding":   {func(u *matchtest.Unit, _ *arch.ObjectDescription) { u.File.Symbols[1].Bind = 11 }, "of a kind"},
 		"function missing":   {func(_ *matchtest.Unit, d *arch.ObjectDescription) { d.Functions = d.Functions[:1] }, "section .text.g has code that is no function's"},
 		"function twice":     {func(_ *matchtest.Unit, d *arch.ObjectDescription) { d.Functions = append(d.Functions, d.Functions[1]) }, "twice"},
 		"function's symbol":  {func(_ *matchtest.Unit, d *arch.ObjectDescription) { d.Functions[0].Symbol = 99 }, "symbol 99 of"},

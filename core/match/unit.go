@@ -144,14 +144,20 @@ func (u *unknowns) describe(v variable) string {
 	return fmt.Sprintf("section %d of %s", v.section, u.units[v.unit].Name)
 }
 
-// discarded says that run has thrown away a section's code.
+// discarded says that run has thrown away a section's code, or never had it. The exit code of a module stays as long as the module
+// (kernel/module/main.c:layout_sections, where modules can be unloaded, as the kernel module of ours wants it).
 func (u *Unit) discarded(section string) bool {
-	return Discarded(section) && !(u.Init && Init(section))
+	return Discarded(section) && !(u.Init && Init(section)) && !(u.Module != "" && under(section, ".exit.text"))
 }
 
 // Init says that the section holds code of a module's init.
 func Init(section string) bool {
-	return section == ".init.text" || strings.HasPrefix(section, ".init.text.")
+	return under(section, ".init.text")
+}
+
+// under says that a section is one of a name, or a function's own of that kind.
+func under(section, name string) bool {
+	return section == name || strings.HasPrefix(section, name+".")
 }
 
 // Discarded says whether code of the section is gone after boot or after a module's init, or was never linked in
