@@ -282,7 +282,8 @@ func number(v any, otherwise int64) int64 {
 // field reads a member or a variable.
 func field(e *dwarf.Entry) member {
 	var m member
-	var at, size, bitOffset, dataBit int64 = 0, 0, -1, -1
+	var at, size, bitOffset, dataBit int64
+	var fromEnd, fromStart bool
 	for i := range e.Field {
 		f := &e.Field[i]
 		switch f.Attr {
@@ -301,18 +302,18 @@ func field(e *dwarf.Entry) member {
 		case dwarf.AttrBitSize:
 			m.bits = number(f.Val, 0)
 		case dwarf.AttrBitOffset:
-			bitOffset = number(f.Val, 0)
+			bitOffset, fromEnd = number(f.Val, 0), true
 		case dwarf.AttrDataBitOffset:
-			dataBit = number(f.Val, 0)
+			dataBit, fromStart = number(f.Val, 0), true
 		}
 	}
 	m.off = at * 8
 	switch {
-	case dataBit >= 0:
+	case fromStart:
 		m.off += dataBit
-	case bitOffset >= 0 && size > 0:
-		// DWARF 2 and 3 count from the most significant bit of the storage unit. The number only has to be the same for pre and
-		// post, so it is right for either byte order.
+	case fromEnd && size > 0:
+		// DWARF 2 and 3 count from the most significant bit of the storage unit, beyond which a packed field may lie. The number only has
+		// to be the same for pre and post, so it is right for either byte order.
 		m.off += size*8 - bitOffset - m.bits
 	}
 	return m

@@ -173,8 +173,8 @@ func Read(r io.Reader) (*Update, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read update: %w", err)
 	}
-	if v := binary.LittleEndian.Uint32(header[8:]); v != FormatVersion {
-		return nil, fmt.Errorf("%w: the file has %d, this ksplice reads %d; use the ksplice that made it", ErrVersion, v, FormatVersion)
+	if v := binary.LittleEndian.Uint32(header[8:]); v < oldestVersion || v > FormatVersion {
+		return nil, fmt.Errorf("%w: the file has %d, this ksplice reads %d to %d; use the ksplice that made it", ErrVersion, v, oldestVersion, FormatVersion)
 	}
 	if binary.LittleEndian.Uint32(header[12:]) != 0 {
 		return nil, fmt.Errorf("%w: reserved bytes of the header are not zero", ErrAltered)
@@ -245,8 +245,8 @@ func decode(payload []byte) (*Update, error) {
 	if !seen {
 		return nil, fmt.Errorf("%w: there is no manifest", ErrAltered)
 	}
-	if u.Manifest.Format != FormatVersion {
-		return nil, fmt.Errorf("%w: the manifest has %d, this ksplice reads %d", ErrVersion, u.Manifest.Format, FormatVersion)
+	if v := u.Manifest.Format; v < oldestVersion || v > FormatVersion {
+		return nil, fmt.Errorf("%w: the manifest has %d, this ksplice reads %d to %d", ErrVersion, v, oldestVersion, FormatVersion)
 	}
 	if err := u.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrAltered, err)
@@ -323,6 +323,11 @@ func (u *Update) check() error {
 		}
 		if err := p.check(m, targets); err != nil {
 			return fmt.Errorf("part %s: %w", p.Name, err)
+		}
+	}
+	for i := range m.Transfers {
+		if err := m.Transfers[i].check(m); err != nil {
+			return fmt.Errorf("state transfer %q: %w", m.Transfers[i].Item, err)
 		}
 	}
 	for name := range u.Files {

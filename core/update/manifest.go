@@ -4,8 +4,12 @@ package update
 
 import "github.com/ksplice/ksplice/sdk/arch"
 
-// FormatVersion is the version of the file format that this package writes.
-const FormatVersion = 3
+// FormatVersion is the version of the file format that this package writes; it reads what has been written since oldestVersion. Version 4 has
+// Manifest.Transfers, which a ksplice that does not know them must not pass over.
+const (
+	FormatVersion = 4
+	oldestVersion = 3
+)
 
 // Manifest says everything about an update that is not code.
 type Manifest struct {
@@ -28,6 +32,33 @@ type Manifest struct {
 	Parts []Part   `json:"parts"`
 	// Claims say who is responsible for changes of what existing data mean.
 	Claims []Claim `json:"claims,omitempty"`
+	// Transfers are what transform plugins do with the running kernel's data at apply, and take back at undo.
+	Transfers []Transfer `json:"transfers,omitempty"`
+}
+
+// Transfer is one item that a transform plugin carries when the update is applied.
+type Transfer struct {
+	// Item is the claimed item's ID, Plugin the plugin's name, Data what it gets back.
+	Item   string `json:"item"`
+	Plugin string `json:"plugin"`
+	Data   []byte `json:"data,omitempty"`
+	// Unit is an index in Manifest.Units.
+	Unit    int      `json:"unit"`
+	Globals []Global `json:"globals,omitempty"`
+	// Before and After are the types that the unit's code has without and with the patch.
+	Before Layouts `json:"before"`
+	After  Layouts `json:"after"`
+}
+
+// Global is a variable at which walks over the running kernel's data begin.
+type Global struct {
+	Name string `json:"name"`
+	// Symbol is its symbol index in the unit's pre object; 0: that does not name it, and it is found by name.
+	Symbol uint32 `json:"symbol,omitempty"`
+	// Type names a Layout.
+	Type string `json:"type"`
+	// PerCPU says that each CPU has one.
+	PerCPU bool `json:"per_cpu,omitempty"`
 }
 
 // Claim is a semantic change that a transform plugin carries, or the patch itself, or that the author takes upon himself: then Plugin is
