@@ -338,6 +338,8 @@ static void attempts(struct ksplice_transaction *t)
 		if (!wait_for_stacks(t))
 			goto interrupted;
 		forget(r);
+		if (!ksplice_transfer_try(t))
+			return;
 		err = ksplice_stop(t);
 		if (err)
 			ksplice_fail(r, KSPLICE_NOMEM, err, 0, "the machine cannot be stopped");
@@ -436,6 +438,7 @@ static void finish(struct ksplice_transaction *t)
 	list_for_each_entry(f, &t->update->functions, node)
 		ksplice_ftrace_settle(f);
 	forget_heirs(t);
+	t->update->transferred = t->op == KSPLICE_OP_APPLY && t->transfer;
 	ksplice_for_each_member(m, t)
 		set_stage(t, m->update, m->op == KSPLICE_OP_APPLY ? KSPLICE_APPLIED : KSPLICE_UNDONE);
 	mutex_lock(&ksplice_lock);
@@ -462,7 +465,7 @@ static bool prepare(struct ksplice_transaction *t)
 	} else if (!ksplice_check_all(t)) {
 		return false;
 	}
-	return ksplice_writes_check(t) && !ksplice_writes_map(t) && !map_patches(t);
+	return ksplice_transfer_whole(t) && ksplice_writes_check(t) && !ksplice_writes_map(t) && !map_patches(t);
 }
 
 static void commit(struct ksplice_transaction *t)
@@ -477,8 +480,9 @@ static void commit(struct ksplice_transaction *t)
 	}
 	if (prepare(t)) {
 		hooked = true;
-		if (!ksplice_hooks_veto(t, KSPLICE_HOOKS_PRE))
+		if (!ksplice_hooks_veto(t, KSPLICE_HOOKS_PRE) && !ksplice_transfer_prepare(t))
 			attempts(t);
+		ksplice_transfer_release(t);
 	}
 	ksplice_thaw(t);
 	unmap_patches(t);
@@ -500,6 +504,9 @@ static void tell(struct ksplice_transaction *t)
 {
 	struct ksplice_member *m;
 
+	/* That is tried again. */
+	if (t->result.cause == KSPLICE_MOVED)
+		return;
 	if (t->result.cause != KSPLICE_OK) {
 		pr_info("update %s not %s: %s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
 			t->result.where);

@@ -4,15 +4,12 @@
 
 #include <linux/capability.h>
 #include <linux/fs.h>
-#include <linux/ioport.h>
 #include <linux/miscdevice.h>
-#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/security.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <asm/pgtable.h>
 
 #include "compat.h"
 #include "ksplice.h"
@@ -37,44 +34,11 @@ static int do_info(unsigned long arg)
 		.abi = KSPLICE_ABI,
 		.nr_slots = KSPLICE_NR_SLOTS,
 		.nr_key_copies = KSPLICE_NR_KEYS,
-		.features = KSPLICE_FEATURE_FTRACE | KSPLICE_FEATURE_FREEZE | KSPLICE_FEATURE_ALSO | KSPLICE_FEATURE_ARM,
+		.features = KSPLICE_FEATURE_FTRACE | KSPLICE_FEATURE_FREEZE | KSPLICE_FEATURE_ALSO | KSPLICE_FEATURE_ARM |
+			    KSPLICE_FEATURE_TRANSFER,
 	};
 
 	return copy_out(arg, &info, sizeof(info));
-}
-
-/*
- * Is there ordinary memory behind this page? Reading a device's registers may
- * change its state. The kernel's image and modules are memory for certain.
- */
-static bool is_memory(unsigned long address)
-{
-	unsigned int level;
-	unsigned long pfn;
-	pte_t *pte;
-
-	if (address < TASK_SIZE_MAX)
-		return false;
-	if (address >= __START_KERNEL_map && address < MODULES_END)
-		return true;
-	pte = lookup_address(address, &level);
-	if (!pte || !pte_present(*pte))
-		return false;
-	/* Large entries keep their frame's number where a small one does; bits of it below their size are flags. */
-	switch (level) {
-	case PG_LEVEL_4K:
-		pfn = pte_pfn(*pte);
-		break;
-	case PG_LEVEL_2M:
-		pfn = pmd_pfn(*(pmd_t *)pte) + ((address & ~PMD_MASK) >> PAGE_SHIFT);
-		break;
-	case PG_LEVEL_1G:
-		pfn = pud_pfn(*(pud_t *)pte) + ((address & ~PUD_MASK) >> PAGE_SHIFT);
-		break;
-	default:
-		return false;
-	}
-	return page_is_ram(pfn);
 }
 
 /* Copy one range, page by page, since that is how memory can be missing; says how far it came. */
@@ -87,7 +51,7 @@ static int read_range(struct ksplice_range *r, u8 *buffer)
 		unsigned long address = r->address + r->done;
 		size_t n = min_t(u64, PAGE_SIZE - offset_in_page(address), r->length - r->done);
 
-		if (!is_memory(address) || copy_from_kernel_nofault(buffer, (const void *)address, n))
+		if (!ksplice_is_memory(address) || copy_from_kernel_nofault(buffer, (const void *)address, n))
 			return 0;
 		if (copy_to_user(u64_to_user_ptr(r->buffer + r->done), buffer, n))
 			return -EFAULT;
@@ -160,13 +124,19 @@ static int do_begin(struct file *file, unsigned long arg)
 	return PTR_ERR_OR_ZERO(t);
 }
 
-/* The transaction of this file, if it may still be prepared: undo knows nothing but what else goes. Under ksplice_lock. */
+/*
+ * The transaction of this file, if it may still be prepared: undo knows nothing
+ * but what else goes and what is written; what is written may be said anew when
+ * what was read has moved. Under ksplice_lock.
+ */
 static struct ksplice_transaction *preparing(struct file *file, unsigned int cmd)
 {
 	struct ksplice_transaction *t = file->private_data;
 
-	if (!t || (t->op != KSPLICE_OP_APPLY && cmd != KSPLICE_IOC_ALSO))
+	if (!t || (t->op != KSPLICE_OP_APPLY && cmd != KSPLICE_IOC_ALSO && cmd != KSPLICE_IOC_TRANSFER))
 		return ERR_PTR(-EINVAL);
+	if (cmd == KSPLICE_IOC_TRANSFER && ksplice_moved(t))
+		return t;
 	if (t->committing || t->committed || t->thread)
 		return ERR_PTR(-EBUSY);
 	return t;
@@ -326,6 +296,19 @@ static int do_carry(struct ksplice_transaction *t, unsigned long arg)
 	return ksplice_carry(t, &carry);
 }
 
+/* What may be written where nobody's signature stands behind it is the kernel's lockdown to say, as for /dev/mem. */
+static int do_transfer(struct ksplice_transaction *t, unsigned long arg)
+{
+	struct ksplice_transfer transfer;
+	int err = security_locked_down(LOCKDOWN_DEV_MEM);
+
+	if (err)
+		return err;
+	if (copy_in(&transfer, arg, sizeof(transfer)))
+		return -EFAULT;
+	return ksplice_transfer_take(t, &transfer);
+}
+
 static int do_arm(unsigned long arg)
 {
 	struct ksplice_arm *arm;
@@ -405,6 +388,9 @@ static long prepare(struct file *file, unsigned int cmd, unsigned long arg)
 	case KSPLICE_IOC_CARRY:
 		err = do_carry(t, arg);
 		break;
+	case KSPLICE_IOC_TRANSFER:
+		err = do_transfer(t, arg);
+		break;
 	default:
 		err = do_expect(t, arg);
 		break;
@@ -437,6 +423,7 @@ static long device_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case KSPLICE_IOC_EXPECT:
 	case KSPLICE_IOC_ALSO:
 	case KSPLICE_IOC_CARRY:
+	case KSPLICE_IOC_TRANSFER:
 		return prepare(file, cmd, arg);
 	case KSPLICE_IOC_COMMIT:
 		return do_commit(t, arg);

@@ -139,6 +139,7 @@ struct ksplice_update {
 	struct module *coming;	/* the part that is being loaded */
 	bool busy;		/* a transaction refers to it */
 	bool stays;		/* a part of it stays mapped */
+	bool transferred;	/* state was transferred when it was applied */
 	u64 pause_ns;
 	u64 exposed_ns;		/* how long its module had been live by then; 0: not at all */
 	s64 applied_at;		/* seconds since the epoch */
@@ -189,6 +190,7 @@ struct ksplice_transaction {
 	struct ksplice_carry *carries;
 	u32 nr_carries;
 	u32 carried;		/* bytes, in all of them */
+	struct ksplice_transferred *transfer;	/* NULL: none */
 	u32 nr_parts;		/* expected */
 	pid_t tgid;		/* who may load parts */
 	bool committing;	/* the commit's thread owns the update */
@@ -237,6 +239,7 @@ void ksplice_drop(struct ksplice_transaction *t);
 int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_commit *arg);
 int ksplice_also(struct ksplice_transaction *t, const char *id);
 int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w);
+bool ksplice_moved(const struct ksplice_transaction *t);
 bool ksplice_uses_us(struct module *mod);
 int ksplice_part_coming(struct module *mod);
 void ksplice_part_going(struct module *mod);
@@ -258,6 +261,21 @@ struct ksplice_update *ksplice_writes_upper(struct ksplice_update *u, const char
 int ksplice_writes_map(struct ksplice_transaction *t);
 void ksplice_writes_unmap(struct ksplice_transaction *t);
 void ksplice_writes_do(struct ksplice_transaction *t);
+
+/* transfer.c */
+int ksplice_transfer_take(struct ksplice_transaction *t, const struct ksplice_transfer *arg);
+void ksplice_transfer_free(struct ksplice_transaction *t);
+int ksplice_transfer_prepare(struct ksplice_transaction *t);
+void ksplice_transfer_release(struct ksplice_transaction *t);
+bool ksplice_transfer_try(struct ksplice_transaction *t);
+bool ksplice_transfer_check(struct ksplice_transaction *t);
+bool ksplice_transfer_sets(const struct ksplice_transaction *t, unsigned long address, unsigned long length);
+bool ksplice_transfer_whole(struct ksplice_transaction *t);
+void ksplice_transfer_do(struct ksplice_transaction *t);
+
+/* memory.c */
+bool ksplice_is_memory(unsigned long address);
+bool ksplice_is_writable(unsigned long address);
 
 /* arrive.c */
 int ksplice_arrive_init(void);
@@ -350,7 +368,11 @@ int ksplice_freeze(struct ksplice_transaction *t, int fd);
 void ksplice_thaw(struct ksplice_transaction *t);
 
 /* shadow.c */
+struct ksplice_entry;
 void ksplice_shadow_init(void);
+struct ksplice_entry *ksplice_shadow_prepare(const char *name, unsigned long object, const void *data, size_t size);
+bool ksplice_shadow_put(struct ksplice_entry *e);
+void ksplice_shadow_discard(struct ksplice_entry *e);
 void ksplice_shadow_forget(const struct module *mod);
 ssize_t ksplice_shadow_list(char *buf);
 

@@ -31,6 +31,7 @@ struct ksplice_info {
 #define KSPLICE_FEATURE_FREEZE	0x2	/* KSPLICE_IOC_FREEZE is there */
 #define KSPLICE_FEATURE_ALSO	0x4	/* KSPLICE_IOC_ALSO and KSPLICE_IOC_CARRY are there */
 #define KSPLICE_FEATURE_ARM	0x8	/* KSPLICE_IOC_ARM and its likes are there */
+#define KSPLICE_FEATURE_TRANSFER 0x10	/* KSPLICE_IOC_TRANSFER is there */
 
 /* KSPLICE_IOC_READ: copy kernel memory, fault-safe. Needs no transaction. */
 struct ksplice_range {
@@ -121,6 +122,8 @@ enum ksplice_cause {
 	KSPLICE_PARTS,		/* not all parts have registered */
 	KSPLICE_INTERRUPTED,	/* owner died, suspend began */
 	KSPLICE_UNSAFE_STACK,	/* a stack cannot be judged */
+	KSPLICE_MOVED,		/* what a transfer has read is not so any more; read and say it again, and commit again */
+	KSPLICE_CAUSES
 };
 
 struct ksplice_result {
@@ -212,6 +215,53 @@ struct ksplice_arrived {
 	__u32 reserved;
 };
 
+/*
+ * KSPLICE_IOC_TRANSFER: what is written into data of the running kernel in the
+ * stop, all of it or nothing. It comes in the place of what an earlier call of
+ * the transaction said, and may be said anew after a commit that ended with
+ * KSPLICE_MOVED, which may then be tried again.
+ *
+ * Guards are all that was read to come to it: every byte is compared in the
+ * stop. Sets lie inside of them. Guards and sets are in order of address, and
+ * none lies over another of its kind. Attachments give objects shadow fields, which a part
+ * of the update must have; an object that has the field keeps what it has, and
+ * constructors do not run. Memory that is read-only or code is not written, nor
+ * what the update's own parts write. What an update has transferred is taken
+ * back by a transfer of its undo, without which it is not undone.
+ */
+#define KSPLICE_MAX_GUARDS	0x200000
+#define KSPLICE_MAX_SETS	0x100000
+#define KSPLICE_MAX_ATTACHES	0x100000
+#define KSPLICE_MAX_FIELDS	64
+#define KSPLICE_MAX_TRANSFER	0x8000000	/* bytes of all values */
+#define KSPLICE_MAX_PIECE	4096		/* bytes of one guard or set */
+#define KSPLICE_FIELD_LEN	128		/* of a shadow field's name, with its NUL */
+
+struct ksplice_piece {
+	__u64 address;
+	__u32 length;		/* bytes, >= 1 */
+	__u32 reserved;
+};
+
+struct ksplice_attach {
+	__u64 object;
+	__u32 field;		/* which of the names */
+	__u32 length;		/* bytes: the field's size */
+};
+
+struct ksplice_transfer {
+	__u64 guards;		/* user address of struct ksplice_piece[] */
+	__u64 sets;		/* the same */
+	__u64 attaches;		/* user address of struct ksplice_attach[] */
+	__u64 fields;		/* user address of char[][KSPLICE_FIELD_LEN] */
+	__u64 values;		/* user address of what guards, sets and attachments hold, in this order without gaps */
+	__u64 nr_values;	/* bytes of that */
+	__u32 nr_guards;
+	__u32 nr_sets;
+	__u32 nr_attaches;
+	__u32 nr_fields;
+};
+
 #define KSPLICE_IOC_INFO	_IOR('K', 0x00, struct ksplice_info)
 #define KSPLICE_IOC_READ	_IOWR('K', 0x01, struct ksplice_read)
 #define KSPLICE_IOC_BEGIN	_IOW('K', 0x02, struct ksplice_begin)
@@ -228,5 +278,6 @@ struct ksplice_arrived {
 #define KSPLICE_IOC_DISARM	_IOW('K', 0x0d, struct ksplice_disarm)
 #define KSPLICE_IOC_ARRIVED	_IOW('K', 0x0e, struct ksplice_arrived)
 #define KSPLICE_IOC_CARRY	_IOW('K', 0x0f, struct ksplice_carry)
+#define KSPLICE_IOC_TRANSFER	_IOW('K', 0x10, struct ksplice_transfer)
 
 #endif /* KSPLICE_UAPI_H */

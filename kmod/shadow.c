@@ -34,9 +34,9 @@ struct ksplice_field {
 	struct list_head holders;	/* struct holder: the last one's destructor counts */
 	atomic_long_t count;
 	raw_spinlock_t lock;	/* of all below */
-	struct entry *reserve;
+	struct ksplice_entry *reserve;
 	u32 nr_reserve;
-	struct entry *spare;	/* of all objects for which there was no memory */
+	struct ksplice_entry *spare;	/* of all objects for which there was no memory */
 	bool spared;
 	struct work_struct refill;
 };
@@ -47,10 +47,10 @@ struct holder {
 	bool left;		/* its part was undone, and stays mapped */
 };
 
-struct entry {
+struct ksplice_entry {
 	struct hlist_node node;
 	struct rcu_head rcu;
-	struct entry *next;	/* of those that are dropped together: readers may still follow node */
+	struct ksplice_entry *next;	/* of those that are dropped together: readers may still follow node */
 	const void *object;
 	struct ksplice_field *field;
 	u64 data[];
@@ -71,9 +71,9 @@ static raw_spinlock_t *lock_of(const struct hlist_head *bucket)
 	return &locks[(bucket - buckets) & ((1 << LOCK_BITS) - 1)];
 }
 
-static struct entry *find(const struct ksplice_field *f, const struct hlist_head *bucket, const void *object)
+static struct ksplice_entry *find(const struct ksplice_field *f, const struct hlist_head *bucket, const void *object)
 {
-	struct entry *e;
+	struct ksplice_entry *e;
 
 	hlist_for_each_entry_rcu(e, bucket, node, lockdep_is_held(lock_of(bucket))) {
 		if (e->object == object && e->field == f)
@@ -82,7 +82,7 @@ static struct entry *find(const struct ksplice_field *f, const struct hlist_head
 	return NULL;
 }
 
-static void destroy(struct ksplice_field *f, struct entry *e, void (*dtor)(void *object, void *data))
+static void destroy(struct ksplice_field *f, struct ksplice_entry *e, void (*dtor)(void *object, void *data))
 {
 	if (dtor)
 		dtor((void *)e->object, e->data);
@@ -101,7 +101,7 @@ static void destroy(struct ksplice_field *f, struct entry *e, void (*dtor)(void 
  */
 void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object)
 {
-	struct entry *e;
+	struct ksplice_entry *e;
 
 	if (!s->field)
 		return NULL;
@@ -112,9 +112,9 @@ void *ksplice_shadow_get(struct ksplice_shadow *s, const void *object)
 }
 EXPORT_SYMBOL_GPL(ksplice_shadow_get);
 
-static struct entry *new_entry(const struct ksplice_field *f, gfp_t gfp)
+static struct ksplice_entry *new_entry(const struct ksplice_field *f, gfp_t gfp)
 {
-	struct entry *e;
+	struct ksplice_entry *e;
 
 	return kzalloc(struct_size(e, data, DIV_ROUND_UP(f->size, sizeof(u64))), gfp);
 }
@@ -123,7 +123,7 @@ static struct entry *new_entry(const struct ksplice_field *f, gfp_t gfp)
 static void refill(struct work_struct *work)
 {
 	struct ksplice_field *f = container_of(work, struct ksplice_field, refill);
-	struct entry *e = NULL;
+	struct ksplice_entry *e = NULL;
 	unsigned long flags;
 
 	do {
@@ -143,9 +143,9 @@ static void refill(struct work_struct *work)
 	kfree(e);
 }
 
-static struct entry *from_reserve(struct ksplice_field *f)
+static struct ksplice_entry *from_reserve(struct ksplice_field *f)
 {
-	struct entry *e;
+	struct ksplice_entry *e;
 	unsigned long flags;
 
 	raw_spin_lock_irqsave(&f->lock, flags);
@@ -165,7 +165,7 @@ static struct entry *from_reserve(struct ksplice_field *f)
  * ones do: whoever has taken a lock there must find it there again. Under the
  * object's bucket lock.
  */
-static struct entry *spare(struct ksplice_shadow *s, void *object)
+static struct ksplice_entry *spare(struct ksplice_shadow *s, void *object)
 {
 	struct ksplice_field *f = s->field;
 
@@ -179,10 +179,10 @@ static struct entry *spare(struct ksplice_shadow *s, void *object)
 }
 
 /* Memory for an object's field, made ready; NULL where there is none. */
-static struct entry *prepare(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool always)
+static struct ksplice_entry *prepare(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp, bool always)
 {
 	struct ksplice_field *f = s->field;
-	struct entry *e = new_entry(f, gfp);
+	struct ksplice_entry *e = new_entry(f, gfp);
 
 	if (!e && always)
 		e = from_reserve(f);
@@ -202,7 +202,7 @@ static void *attach(struct ksplice_shadow *s, void *object, void *arg, gfp_t gfp
 {
 	struct ksplice_field *f = s->field;
 	struct hlist_head *bucket;
-	struct entry *e, *old;
+	struct ksplice_entry *e, *old;
 	unsigned long flags;
 
 	if (get) {
@@ -295,7 +295,7 @@ EXPORT_SYMBOL_GPL(ksplice_shadow_of);
 void ksplice_shadow_detach(struct ksplice_shadow *s, void *object)
 {
 	struct hlist_head *bucket;
-	struct entry *e;
+	struct ksplice_entry *e;
 	unsigned long flags;
 
 	if (!s->field)
@@ -312,9 +312,9 @@ void ksplice_shadow_detach(struct ksplice_shadow *s, void *object)
 EXPORT_SYMBOL_GPL(ksplice_shadow_detach);
 
 /* Take those of a field out of one bucket. */
-static struct entry *take(struct ksplice_field *f, struct hlist_head *bucket)
+static struct ksplice_entry *take(struct ksplice_field *f, struct hlist_head *bucket)
 {
-	struct entry *e, *taken = NULL;
+	struct ksplice_entry *e, *taken = NULL;
 	struct hlist_node *next;
 	unsigned long flags;
 
@@ -332,7 +332,7 @@ static struct entry *take(struct ksplice_field *f, struct hlist_head *bucket)
 
 static void drop_all(struct ksplice_field *f, void (*dtor)(void *object, void *data))
 {
-	struct entry *e, *next;
+	struct ksplice_entry *e, *next;
 	u32 i;
 
 	for (i = 0; i < 1 << BUCKET_BITS; i++) {
@@ -406,7 +406,7 @@ err:
 /* Nobody can look anything up any more once the last field goes. */
 static void free_field(struct ksplice_field *f)
 {
-	struct entry *e;
+	struct ksplice_entry *e;
 
 	list_del(&f->list);
 	cancel_work_sync(&f->refill);
@@ -527,6 +527,62 @@ again:
 		}
 	}
 	mutex_unlock(&fields_lock);
+}
+
+/*
+ * An entry for an object, not in the table yet: what a transfer attaches. Its
+ * data are complete, so that no constructor runs: outside of the stop the
+ * object may be gone. -ENOENT: no such field; -EINVAL: it has another size;
+ * -ENOMEM. May sleep. It must be put or discarded before the field's parts go.
+ */
+struct ksplice_entry *ksplice_shadow_prepare(const char *name, unsigned long object, const void *data, size_t size)
+{
+	struct ksplice_entry *e;
+	struct ksplice_field *f;
+
+	mutex_lock(&fields_lock);
+	f = field_of(name);
+	if (!f)
+		e = ERR_PTR(-ENOENT);
+	else if (f->size != size)
+		e = ERR_PTR(-EINVAL);
+	else
+		e = new_entry(f, GFP_KERNEL) ?: ERR_PTR(-ENOMEM);
+	mutex_unlock(&fields_lock);
+	if (IS_ERR(e))
+		return e;
+	e->object = (const void *)object;
+	e->field = f;
+	memcpy(e->data, data, size);
+	return e;
+}
+
+/*
+ * In the stop, where nobody holds a bucket's lock, as no interrupts were off.
+ * False where the object has the field, or may share one with others: it keeps
+ * what it has.
+ */
+bool ksplice_shadow_put(struct ksplice_entry *e)
+{
+	struct hlist_head *bucket = bucket_of(e->field, e->object);
+	struct ksplice_entry *old;
+
+	if (e->field->spared)
+		return false;
+
+	hlist_for_each_entry(old, bucket, node) {
+		if (old->object == e->object && old->field == e->field)
+			return false;
+	}
+	hlist_add_head_rcu(&e->node, bucket);
+	atomic_long_inc(&e->field->count);
+	return true;
+}
+
+/* Nobody has seen it. */
+void ksplice_shadow_discard(struct ksplice_entry *e)
+{
+	kfree(e);
 }
 
 /* A line a field: name, bytes, objects that have it. */

@@ -72,7 +72,7 @@ static bool check(struct ksplice_transaction *t)
 			     cause == KSPLICE_CONFLICT ? "is in code that is to go" : "has a stack that cannot be judged");
 		return false;
 	}
-	return !ksplice_hooks_veto(t, KSPLICE_HOOKS_CHECK);
+	return ksplice_transfer_check(t) && !ksplice_hooks_veto(t, KSPLICE_HOOKS_CHECK);
 }
 
 static void lead(struct stop *s)
@@ -85,6 +85,7 @@ static void lead(struct stop *s)
 	if (check(t)) {
 		ksplice_carry_all(t);
 		ksplice_writes_do(t);
+		ksplice_transfer_do(t);
 		ksplice_hooks_run(t, KSPLICE_HOOKS_CHANGE);
 		for (step = 0; step < KSPLICE_TEXT_STEPS; step++) {
 			ksplice_text_step(t, step);

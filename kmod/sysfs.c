@@ -216,7 +216,10 @@ void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r)
 		[KSPLICE_PARTS] = "parts",
 		[KSPLICE_INTERRUPTED] = "interrupted",
 		[KSPLICE_UNSAFE_STACK] = "unsafe stack",
+		[KSPLICE_MOVED] = "moved",
 	};
+
+	static_assert(ARRAY_SIZE(words) == KSPLICE_CAUSES);
 
 	mutex_lock(&u->text_lock);
 	if (r->cause == KSPLICE_OK)

@@ -113,7 +113,7 @@ struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg)
 	return t;
 }
 
-/* Fetch the thread of an earlier commit. Without ksplice_lock, which it takes. */
+/* Fetch the thread of an earlier commit. Without ksplice_lock, which it takes until it has said that it is done. */
 static void fetch_thread(struct ksplice_transaction *t)
 {
 	if (!t->thread)
@@ -149,6 +149,7 @@ void ksplice_drop(struct ksplice_transaction *t)
 			ksplice_free_update(u);
 	}
 	mutex_unlock(&ksplice_lock);
+	ksplice_transfer_free(t);
 	kfree(t->carries);
 	kfree(t);
 }
@@ -192,6 +193,24 @@ int ksplice_expect(struct ksplice_transaction *t, const struct ksplice_window *w
 	return err;
 }
 
+/*
+ * Has a commit ended because what was read for a transfer had moved? It may be
+ * tried again with what is read then. Under ksplice_lock.
+ */
+bool ksplice_moved(const struct ksplice_transaction *t)
+{
+	return t->thread && !t->committing && !t->committed && t->result.cause == KSPLICE_MOVED;
+}
+
+/* Make a transaction whose commit ended so as if it had not been tried. Under ksplice_lock. */
+static void again(struct ksplice_transaction *t)
+{
+	fetch_thread(t);
+	reinit_completion(&t->done);
+	memset(&t->result, 0, sizeof(t->result));
+	t->thawed = false;
+}
+
 /* Start the commit's thread. Without ksplice_lock; the caller's file keeps the transaction. */
 int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_commit *arg)
 {
@@ -201,6 +220,8 @@ int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_com
 	if (!arg->attempts || arg->attempts > 100000 || arg->interval_ms > 60000)
 		return -EINVAL;
 	mutex_lock(&ksplice_lock);
+	if (ksplice_moved(t))
+		again(t);
 	if (t->committing || t->committed || t->thread)
 		err = -EBUSY;
 	else if (suspended)

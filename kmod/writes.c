@@ -266,6 +266,11 @@ static int map_write(struct ksplice_transaction *t, struct ksplice_member *m, st
 			     "%s: is no data of the kernel or of a module that the update holds", w->name);
 		return -EFAULT;
 	}
+	if (ksplice_transfer_sets(t, w->address, w->length)) {
+		ksplice_fail(&t->result, KSPLICE_INVALID, -EINVAL, w->address,
+			     "%s: the update sets it, and a state transfer does", w->name);
+		return -EINVAL;
+	}
 	w->alias = ksplice_alias(w->address, w->length, &w->mapping);
 	if (!w->alias) {
 		ksplice_fail(&t->result, KSPLICE_NOMEM, -ENOMEM, w->address, "%s: cannot be mapped for writing",

@@ -58,10 +58,11 @@ const (
 	CauseParts
 	CauseInterrupted
 	CauseUnsafeStack
+	CauseMoved
 )
 
 var causeNames = [...]string{"ok", "conflict", "changed", "window", "forbidden", "depended on", "probed", "vetoed",
-	"no memory", "invalid", "parts", "interrupted", "unsafe stack"}
+	"no memory", "invalid", "parts", "interrupted", "unsafe stack", "moved"}
 
 // String returns the cause's name.
 func (c Cause) String() string {
@@ -80,6 +81,7 @@ type Info struct {
 	Freeze    bool // it freezes processes for a commit, and thaws them
 	Also      bool // it undoes other updates in the same stop
 	Arm       bool // it waits for modules
+	Transfer  bool // it changes data in the stop
 }
 
 // Window is the bytes that matching saw where a jump will be written.
@@ -227,7 +229,7 @@ func Open() (*Device, error) {
 			c.abi, abi)
 	}
 	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0, Freeze: c.features&2 != 0,
-		Also: c.features&4 != 0, Arm: c.features&8 != 0}
+		Also: c.features&4 != 0, Arm: c.features&8 != 0, Transfer: c.features&16 != 0}
 	return d, nil
 }
 

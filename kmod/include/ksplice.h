@@ -67,6 +67,16 @@
 	static const char __UNIQUE_ID(ksplice_claim)[] __used __section(".ksplice.claims") = item ""
 
 /*
+ * Have a transform plugin change data of the running kernel when the update is
+ * applied, and back when it is undone, where neither a layout nor an initialiser
+ * tells that it must be: the plugin's name, and what it is asked for.
+ *
+ *   ksplice_transfer("chrdev", "number the regions in order of their names");
+ */
+#define ksplice_transfer(plugin, what) \
+	static const char __UNIQUE_ID(ksplice_transfer)[] __used __section(".ksplice.claims") = "transfer:" plugin ":" what
+
+/*
  * An object of static duration, named at file scope, may be rewritten: where
  * the patch changes its initialiser, the running kernel's gets the new value in
  * the stop, if it still has the old one, and undo puts that back. For what no
