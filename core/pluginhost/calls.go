@@ -47,7 +47,7 @@ func (i *instance) begin(ctx context.Context, fullMethod string, long bool) *cal
 	c.number = strconv.FormatUint(i.calls.Add(1), 10)
 	t := i.host.config.Timeouts
 	switch {
-	case long:
+	case long && !strings.HasPrefix(fullMethod, ownPrefix+"Transform/"):
 		c.limit = t.Build
 	case strings.HasPrefix(fullMethod, ownPrefix+"Base/"):
 		c.limit = t.Start

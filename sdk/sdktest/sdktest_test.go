@@ -4,16 +4,21 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"google.golang.org/grpc"
 
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
+	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -260,12 +265,117 @@ func (carrier) Plan(_ context.Context, req *transform.PlanRequest) (*transform.P
 	return resp, nil
 }
 
+// Transfer counts two objects.
+func (carrier) Transfer(ctx context.Context, req *transform.TransferRequest, s transform.State) (*transform.TransferResponse, error) {
+	first, err := s.Walk(ctx, &transform.Walk{Global: "list", Read: []string{"a"}})
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Walk(ctx, &transform.Walk{From: first, Read: []string{"a"}})
+	if err != nil {
+		return nil, err
+	}
+	resp := &transform.TransferResponse{}
+	for _, o := range all {
+		resp.Sets = append(resp.Sets, transform.Set{Object: o, Path: "a", Number: o.Values[0].Number - 1})
+		if !req.Undo {
+			resp.Attaches = append(resp.Attaches, transform.Attach{Object: o, Field: "x.y", Data: req.Data})
+		}
+	}
+	return resp, nil
+}
+
+// twoObjects is a kernel with two objects.
+func twoObjects(*transform.Walk) ([]transform.Object, error) {
+	number := func(n uint64) []transform.Value { return []transform.Value{{Bytes: []byte{byte(n)}, Number: n}} }
+	return []transform.Object{{Address: 0x1000, Type: "struct x", Values: number(7)}, {Address: 0x2000, Type: "struct x", Values: number(42)}}, nil
+}
+
+// flood returns sets without end. What it sends is never held in memory as a whole.
+type flood struct {
+	pb.UnimplementedTransformServer
+	sent atomic.Int64
+}
+
+func (f *flood) Transfer(stream grpc.BidiStreamingServer[pb.TransferCall, pb.TransferEvent]) error {
+	sets := make([]*pb.Set, 4096)
+	for i := range sets {
+		sets[i] = &pb.Set{Object: &pb.Handle{Address: 0x1000, Type: "struct x"}, Path: "a"}
+	}
+	for f.sent.Load() < 10_000_000 {
+		if err := stream.Send(&pb.TransferEvent{Event: &pb.TransferEvent_Changes{Changes: &pb.Changes{Sets: sets}}}); err != nil {
+			return err
+		}
+		f.sent.Add(int64(len(sets)))
+	}
+	return stream.Send(&pb.TransferEvent{Event: &pb.TransferEvent_Result{Result: &pb.TransferResult{}}})
+}
+
+// TestFlood: of ten million sets the host reads little more than it takes.
+func TestFlood(t *testing.T) {
+	f := &flood{}
+	conn := serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, f) })
+	_, err := transform.NewClient(conn, "flood").Transfer(t.Context(), &transform.TransferRequest{}, &finder{walk: twoObjects, found: map[handle]bool{}})
+	if err == nil || !strings.Contains(err.Error(), "more than 1048576 sets") {
+		t.Errorf("ten million sets: %v", err)
+	}
+	if n := f.sent.Load(); n > 2*transform.MaxChanges {
+		t.Errorf("%d sets were sent before the host said no", n)
+	}
+}
+
+// TestTransferStream: what a plugin or a host says out of turn ends the call with an error.
+func TestTransferStream(t *testing.T) {
+	for name, c := range map[string]struct {
+		say  []*pb.TransferEvent
+		want string
+	}{
+		"nothing":     {nil, "it ended without a result"},
+		"empty":       {[]*pb.TransferEvent{{}}, "it has an empty event"},
+		"two results": {[]*pb.TransferEvent{result(), result()}, "something follows its result"},
+		"a result":    {[]*pb.TransferEvent{result()}, ""},
+	} {
+		conn := serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, &sayer{say: c.say}) })
+		_, err := transform.NewClient(conn, "sayer").Transfer(t.Context(), &transform.TransferRequest{}, &finder{})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func result() *pb.TransferEvent {
+	return &pb.TransferEvent{Event: &pb.TransferEvent_Result{Result: &pb.TransferResult{}}}
+}
+
+// sayer says what it is told to.
+type sayer struct {
+	pb.UnimplementedTransformServer
+	say []*pb.TransferEvent
+}
+
+func (s *sayer) Transfer(stream grpc.BidiStreamingServer[pb.TransferCall, pb.TransferEvent]) error {
+	for _, e := range s.say {
+		if err := stream.Send(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func TestTransform(t *testing.T) {
 	fix := TransformFixtures{Requests: []*transform.PlanRequest{{SourceDir: t.TempDir(), Items: []transform.Item{
 		{ID: "layout:struct a", Kind: transform.ItemLayout, Unit: "a.o", Name: "struct a", Detail: "grows"},
 		{ID: "initialiser:a.o:v", Kind: transform.ItemInitialiser, Unit: "a.o", Name: "v", Pre: []byte{1}, Post: []byte{2}},
 	}}}}
+	fix.Transfers = []TransferFixture{{Request: transform.TransferRequest{Item: "layout:struct x", Data: []byte("data")}, Walk: twoObjects,
+		Check: func(undo bool, resp *transform.TransferResponse) error {
+			if undo == (len(resp.Attaches) == 2) || len(resp.Sets) != 2 || resp.Sets[1].Number != 41 {
+				return fmt.Errorf("it returns %+v", resp)
+			}
+			return nil
+		}}}
 	Transform(t, &carrier{}, fix)
+	fix.Transfers = nil
 	Transform(t, &transform.Mock{}, fix)
 	for failure, want := range map[plugin.Failure]string{
 		plugin.FailLie: "plan nothing", plugin.FailNil: "plan nothing", plugin.FailPanic: "plan strangers", plugin.FailError: "plan",

@@ -16,8 +16,20 @@ import (
 type TransformFixtures struct {
 	// Requests are reports that a host could make; their Round is 0.
 	Requests []*transform.PlanRequest
+	// Transfers are state transfers that a host could ask for.
+	Transfers []TransferFixture
 	// Config is given in Configure.
 	Config map[string]string
+}
+
+// TransferFixture is one state transfer, and the kernel that it finds.
+type TransferFixture struct {
+	// Request is what the host asks; the suite asks it with Undo besides.
+	Request transform.TransferRequest
+	// Walk stands for the running kernel: what a walk finds. It is called anew for every transfer, and more than one may run at once.
+	Walk func(w *transform.Walk) ([]transform.Object, error)
+	// Check, where set, looks at what the plugin returns.
+	Check func(undo bool, resp *transform.TransferResponse) error
 }
 
 // Transform checks the contract of a transform plugin: the implementation, or the client of a launched one (LaunchTransform).
@@ -41,6 +53,8 @@ func (s *transformSuite) checks() []check {
 		check{"plan nothing", s.planNothing},
 		check{"plan strangers", s.planStrangers},
 		check{"plan", s.plan},
+		check{"transfer", s.transfer},
+		check{"transfer in a kernel that moves", s.moving},
 		check{"cancel", s.cancel},
 	)
 }
@@ -106,6 +120,100 @@ func (s *transformSuite) plan(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// finder is a fixture's kernel. It notes what it has told of, and fails from a walk on.
+type finder struct {
+	walk  func(w *transform.Walk) ([]transform.Object, error)
+	fails int // the number of the walk that fails, from 1; 0: none
+	walks int
+	found map[handle]bool // address and type
+}
+
+func (f *finder) Walk(_ context.Context, w *transform.Walk) ([]transform.Object, error) {
+	f.walks++
+	if f.fails > 0 && f.walks >= f.fails {
+		return nil, errMoved
+	}
+	for _, o := range w.From {
+		if !f.found[of(o)] {
+			return nil, fmt.Errorf("it walks from a %s at %#x, which no walk has found", o.Type, o.Address)
+		}
+	}
+	out, err := f.walk(w)
+	for i, o := range out {
+		if err == nil && len(o.Values) != len(w.Read) {
+			return nil, fmt.Errorf("the fixture gives %d values of object %d, the walk reads %d members", len(o.Values), i, len(w.Read))
+		}
+		f.found[of(o)] = true
+	}
+	return out, err
+}
+
+// handle names an object.
+type handle struct {
+	address uint64
+	typ     string
+}
+
+func of(o transform.Object) handle { return handle{o.Address, o.Type} }
+
+var errMoved = errors.New("nothing is mapped there")
+
+// transfer wants the same of the same kernel each time, and nothing about objects that no walk has found.
+func (s *transformSuite) transfer(ctx context.Context) error {
+	for i, fix := range s.fix.Transfers {
+		for _, undo := range []bool{false, true} {
+			req := fix.Request
+			req.Undo = undo
+			var all [2]*transform.TransferResponse
+			for k := range all {
+				f := &finder{walk: fix.Walk, found: map[handle]bool{}}
+				resp, err := s.Transfer(ctx, &req, f)
+				if err != nil {
+					return fmt.Errorf("transfer %d, undo %t: %w", i, undo, err)
+				}
+				for _, x := range resp.Sets {
+					if !f.found[of(x.Object)] {
+						return fmt.Errorf("transfer %d, undo %t: it sets %s of a %s at %#x, which no walk has found", i, undo, x.Path, x.Object.Type, x.Object.Address)
+					}
+				}
+				for _, x := range resp.Attaches {
+					if !f.found[of(x.Object)] || undo {
+						return fmt.Errorf("transfer %d, undo %t: it attaches %s to a %s at %#x, which no walk has found, or at undo", i, undo, x.Field, x.Object.Type, x.Object.Address)
+					}
+				}
+				all[k] = resp
+			}
+			if err := same(fmt.Sprintf("transfer %d, undo %t", i, undo), all[0], all[1]); err != nil {
+				return err
+			}
+			if fix.Check == nil {
+				continue
+			}
+			if err := fix.Check(undo, all[0]); err != nil {
+				return fmt.Errorf("transfer %d, undo %t: %w", i, undo, err)
+			}
+		}
+	}
+	return nil
+}
+
+// moving fails each walk in turn: the transfer must fail, and the plugin be none the worse.
+func (s *transformSuite) moving(ctx context.Context) error {
+	for i, fix := range s.fix.Transfers {
+		for fails := 1; ; fails++ {
+			f := &finder{walk: fix.Walk, fails: fails, found: map[handle]bool{}}
+			_, err := s.Transfer(ctx, &fix.Request, f)
+			if f.walks < fails {
+				break
+			}
+			if !errors.Is(err, errMoved) {
+				return fmt.Errorf("transfer %d, whose walk %d fails: %w", i, fails, err)
+			}
+		}
+	}
+	return s.transfer(ctx)
 }
 
 func (s *transformSuite) cancel(ctx context.Context) error {

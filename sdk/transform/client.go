@@ -36,6 +36,12 @@ func (c *Client) Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, err
 		return nil, wire.FromStatus("Plan", err)
 	}
 	out := &PlanResponse{Claimed: resp.GetClaimed(), Rewrites: resp.GetRewrites(), Edits: resp.GetEdits(), Because: resp.GetBecause(), Declined: resp.GetDeclined()}
+	for id, t := range resp.GetTransfers() {
+		if out.Transfers == nil {
+			out.Transfers = map[string]TransferPlan{}
+		}
+		out.Transfers[id] = TransferPlan{Types: t.GetTypes(), Globals: t.GetGlobals(), Data: t.GetData()}
+	}
 	if err := checkPlan(req, out); err != nil {
 		return nil, wire.Nonsense(c.Label, "Plan", err)
 	}
@@ -54,6 +60,11 @@ func checkPlan(req *PlanRequest, resp *PlanResponse) error {
 	for _, id := range resp.Rewrites {
 		if !slices.ContainsFunc(req.Items, func(i Item) bool { return i.ID == id && i.Kind == ItemInitialiser }) || !slices.Contains(resp.Claimed, id) {
 			return fmt.Errorf("it has %q rewritten, which is no initialiser that it claims", id)
+		}
+	}
+	for id := range resp.Transfers {
+		if !slices.Contains(resp.Claimed, id) || slices.Contains(resp.Rewrites, id) {
+			return fmt.Errorf("it transfers the state of %q, which it does not claim or has rewritten", id)
 		}
 	}
 	for id := range resp.Because {

@@ -70,3 +70,22 @@ func (m *Mock) Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, error
 	}
 	return resp, nil
 }
+
+// Transfer implements Transform. Its lie is to set what no walk has found.
+func (m *Mock) Transfer(ctx context.Context, req *TransferRequest, s State) (*TransferResponse, error) {
+	f := m.Failures["Transfer"]
+	if err := f.Fail(ctx, "Transfer"); err != nil || f == plugin.FailNil {
+		return nil, err
+	}
+	resp := &TransferResponse{}
+	if m.Real != nil {
+		var err error
+		if resp, err = m.Real.Transfer(ctx, req, s); err != nil {
+			return nil, err
+		}
+	}
+	if f == plugin.FailLie {
+		resp.Sets = append(resp.Sets, Set{Object: Object{Address: 0xffffffff80000000, Type: "struct nobody"}, Path: "x"})
+	}
+	return resp, nil
+}

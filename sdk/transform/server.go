@@ -31,6 +31,11 @@ func (Unimplemented) Plan(context.Context, *PlanRequest) (*PlanResponse, error) 
 	return nil, plugin.NotImplemented("Plan")
 }
 
+// Transfer implements Transform.
+func (Unimplemented) Transfer(context.Context, *TransferRequest, State) (*TransferResponse, error) {
+	return nil, plugin.NotImplemented("Transfer")
+}
+
 // server serves a Transform over gRPC.
 type server struct {
 	pb.UnimplementedTransformServer
@@ -45,7 +50,14 @@ func (s *server) Plan(ctx context.Context, req *pb.PlanRequest) (*pb.PlanRespons
 	if err != nil {
 		return nil, err
 	}
-	return &pb.PlanResponse{Claimed: resp.Claimed, Rewrites: resp.Rewrites, Edits: resp.Edits, Because: resp.Because, Declined: resp.Declined}, nil
+	out := &pb.PlanResponse{Claimed: resp.Claimed, Rewrites: resp.Rewrites, Edits: resp.Edits, Because: resp.Because, Declined: resp.Declined}
+	for id, t := range resp.Transfers {
+		if out.Transfers == nil {
+			out.Transfers = map[string]*pb.TransferPlan{}
+		}
+		out.Transfers[id] = &pb.TransferPlan{Types: t.Types, Globals: t.Globals, Data: t.Data}
+	}
+	return out, nil
 }
 
 func itemTo(i *Item, to *pb.Item) {

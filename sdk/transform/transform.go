@@ -16,6 +16,10 @@ type Transform interface {
 	// Plan is called at create time with the semantic report. It may claim items and return edits; the host
 	// then compiles and compares again, and calls Plan again, until nothing new appears.
 	Plan(ctx context.Context, req *PlanRequest) (*PlanResponse, error)
+
+	// Transfer is called at apply time, and again at undo, for each item that Plan said is carried by it. It looks at the running kernel
+	// through s, and returns what is to be changed there. It may be called several times until what it read holds still.
+	Transfer(ctx context.Context, req *TransferRequest, s State) (*TransferResponse, error)
 }
 
 // ItemKind says what changed.
@@ -25,6 +29,7 @@ type ItemKind string
 const (
 	ItemLayout      ItemKind = "layout"      // a structure, union or enum has another layout
 	ItemInitialiser ItemKind = "initialiser" // data that exists in run has another initial value
+	ItemTransfer    ItemKind = "transfer"    // the patch asks this plugin for a state transfer: Name is what it says (<ksplice.h>, ksplice_transfer)
 )
 
 // Item is one semantic change that somebody must take responsibility for.
@@ -98,6 +103,9 @@ type PlanResponse struct {
 	// Edits replace post source files, by path relative to SourceDir: only such as are there. A layout that is claimed with edits must be
 	// as it was when they are compiled.
 	Edits map[string][]byte
+	// Transfers are those of Claimed that Transfer carries when the update is applied, and takes back when it is undone. Layouts may be among
+	// them where the structure does not become larger: objects that exist stay where they are.
+	Transfers map[string]TransferPlan
 	// Declined says of items that the plugin knows and leaves to others why it cannot carry them.
 	Declined map[string]string
 	// Because says for each claimed item how it is carried; it is recorded in the update.

@@ -376,12 +376,13 @@ func (x *PlanRequest) GetItems() []*Item {
 }
 
 type PlanResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Claimed       []string               `protobuf:"bytes,1,rep,name=claimed,proto3" json:"claimed,omitempty"`
-	Edits         map[string][]byte      `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Because       map[string]string      `protobuf:"bytes,3,rep,name=because,proto3" json:"because,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Rewrites      []string               `protobuf:"bytes,4,rep,name=rewrites,proto3" json:"rewrites,omitempty"`
-	Declined      map[string]string      `protobuf:"bytes,5,rep,name=declined,proto3" json:"declined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Claimed       []string                 `protobuf:"bytes,1,rep,name=claimed,proto3" json:"claimed,omitempty"`
+	Edits         map[string][]byte        `protobuf:"bytes,2,rep,name=edits,proto3" json:"edits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Because       map[string]string        `protobuf:"bytes,3,rep,name=because,proto3" json:"because,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Rewrites      []string                 `protobuf:"bytes,4,rep,name=rewrites,proto3" json:"rewrites,omitempty"`
+	Declined      map[string]string        `protobuf:"bytes,5,rep,name=declined,proto3" json:"declined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Transfers     map[string]*TransferPlan `protobuf:"bytes,6,rep,name=transfers,proto3" json:"transfers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +452,931 @@ func (x *PlanResponse) GetDeclined() map[string]string {
 	return nil
 }
 
+func (x *PlanResponse) GetTransfers() map[string]*TransferPlan {
+	if x != nil {
+		return x.Transfers
+	}
+	return nil
+}
+
+type TransferPlan struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Types         []string               `protobuf:"bytes,1,rep,name=types,proto3" json:"types,omitempty"`
+	Globals       []string               `protobuf:"bytes,2,rep,name=globals,proto3" json:"globals,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferPlan) Reset() {
+	*x = TransferPlan{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferPlan) ProtoMessage() {}
+
+func (x *TransferPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferPlan.ProtoReflect.Descriptor instead.
+func (*TransferPlan) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TransferPlan) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *TransferPlan) GetGlobals() []string {
+	if x != nil {
+		return x.Globals
+	}
+	return nil
+}
+
+func (x *TransferPlan) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type TransferCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Call:
+	//
+	//	*TransferCall_Request
+	//	*TransferCall_Objects
+	Call          isTransferCall_Call `protobuf_oneof:"call"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferCall) Reset() {
+	*x = TransferCall{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferCall) ProtoMessage() {}
+
+func (x *TransferCall) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferCall.ProtoReflect.Descriptor instead.
+func (*TransferCall) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TransferCall) GetCall() isTransferCall_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *TransferCall) GetRequest() *TransferRequest {
+	if x != nil {
+		if x, ok := x.Call.(*TransferCall_Request); ok {
+			return x.Request
+		}
+	}
+	return nil
+}
+
+func (x *TransferCall) GetObjects() *Objects {
+	if x != nil {
+		if x, ok := x.Call.(*TransferCall_Objects); ok {
+			return x.Objects
+		}
+	}
+	return nil
+}
+
+type isTransferCall_Call interface {
+	isTransferCall_Call()
+}
+
+type TransferCall_Request struct {
+	Request *TransferRequest `protobuf:"bytes,1,opt,name=request,proto3,oneof"`
+}
+
+type TransferCall_Objects struct {
+	Objects *Objects `protobuf:"bytes,2,opt,name=objects,proto3,oneof"`
+}
+
+func (*TransferCall_Request) isTransferCall_Call() {}
+
+func (*TransferCall_Objects) isTransferCall_Call() {}
+
+type TransferRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Item          string                 `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
+	Undo          bool                   `protobuf:"varint,2,opt,name=undo,proto3" json:"undo,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferRequest) Reset() {
+	*x = TransferRequest{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferRequest) ProtoMessage() {}
+
+func (x *TransferRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
+func (*TransferRequest) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TransferRequest) GetItem() string {
+	if x != nil {
+		return x.Item
+	}
+	return ""
+}
+
+func (x *TransferRequest) GetUndo() bool {
+	if x != nil {
+		return x.Undo
+	}
+	return false
+}
+
+func (x *TransferRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type Objects struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Objects []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	Last    bool                   `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Not empty: the walk failed; nothing follows.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Objects) Reset() {
+	*x = Objects{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Objects) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Objects) ProtoMessage() {}
+
+func (x *Objects) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Objects.ProtoReflect.Descriptor instead.
+func (*Objects) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Objects) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *Objects) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *Objects) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type Object struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       uint64                 `protobuf:"varint,1,opt,name=address,proto3" json:"address,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	From          uint64                 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Values        []*Value               `protobuf:"bytes,5,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Object) Reset() {
+	*x = Object{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Object) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Object) ProtoMessage() {}
+
+func (x *Object) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Object.ProtoReflect.Descriptor instead.
+func (*Object) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Object) GetAddress() uint64 {
+	if x != nil {
+		return x.Address
+	}
+	return 0
+}
+
+func (x *Object) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Object) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Object) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Object) GetValues() []*Value {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type Value struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         []byte                 `protobuf:"bytes,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Missing       bool                   `protobuf:"varint,3,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Value) Reset() {
+	*x = Value{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Value) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Value) ProtoMessage() {}
+
+func (x *Value) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Value.ProtoReflect.Descriptor instead.
+func (*Value) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Value) GetBytes() []byte {
+	if x != nil {
+		return x.Bytes
+	}
+	return nil
+}
+
+func (x *Value) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Value) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
+}
+
+type TransferEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*TransferEvent_Walk
+	//	*TransferEvent_Changes
+	//	*TransferEvent_Result
+	Event         isTransferEvent_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferEvent) Reset() {
+	*x = TransferEvent{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferEvent) ProtoMessage() {}
+
+func (x *TransferEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferEvent.ProtoReflect.Descriptor instead.
+func (*TransferEvent) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TransferEvent) GetEvent() isTransferEvent_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *TransferEvent) GetWalk() *Walk {
+	if x != nil {
+		if x, ok := x.Event.(*TransferEvent_Walk); ok {
+			return x.Walk
+		}
+	}
+	return nil
+}
+
+func (x *TransferEvent) GetChanges() *Changes {
+	if x != nil {
+		if x, ok := x.Event.(*TransferEvent_Changes); ok {
+			return x.Changes
+		}
+	}
+	return nil
+}
+
+func (x *TransferEvent) GetResult() *TransferResult {
+	if x != nil {
+		if x, ok := x.Event.(*TransferEvent_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isTransferEvent_Event interface {
+	isTransferEvent_Event()
+}
+
+type TransferEvent_Walk struct {
+	Walk *Walk `protobuf:"bytes,1,opt,name=walk,proto3,oneof"`
+}
+
+type TransferEvent_Changes struct {
+	Changes *Changes `protobuf:"bytes,2,opt,name=changes,proto3,oneof"`
+}
+
+type TransferEvent_Result struct {
+	Result *TransferResult `protobuf:"bytes,3,opt,name=result,proto3,oneof"`
+}
+
+func (*TransferEvent_Walk) isTransferEvent_Event() {}
+
+func (*TransferEvent_Changes) isTransferEvent_Event() {}
+
+func (*TransferEvent_Result) isTransferEvent_Event() {}
+
+type Walk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Global        string                 `protobuf:"bytes,1,opt,name=global,proto3" json:"global,omitempty"`
+	From          []*Handle              `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	Steps         []*Step                `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
+	Read          []string               `protobuf:"bytes,4,rep,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Walk) Reset() {
+	*x = Walk{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Walk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Walk) ProtoMessage() {}
+
+func (x *Walk) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Walk.ProtoReflect.Descriptor instead.
+func (*Walk) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Walk) GetGlobal() string {
+	if x != nil {
+		return x.Global
+	}
+	return ""
+}
+
+func (x *Walk) GetFrom() []*Handle {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *Walk) GetSteps() []*Step {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *Walk) GetRead() []string {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+// An object that the host has named.
+type Handle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       uint64                 `protobuf:"varint,1,opt,name=address,proto3" json:"address,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handle) Reset() {
+	*x = Handle{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handle) ProtoMessage() {}
+
+func (x *Handle) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handle.ProtoReflect.Descriptor instead.
+func (*Handle) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Handle) GetAddress() uint64 {
+	if x != nil {
+		return x.Address
+	}
+	return 0
+}
+
+func (x *Handle) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+type Step struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	Link          string                 `protobuf:"bytes,4,opt,name=link,proto3" json:"link,omitempty"`
+	Count         string                 `protobuf:"bytes,5,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Step) Reset() {
+	*x = Step{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Step) ProtoMessage() {}
+
+func (x *Step) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Step.ProtoReflect.Descriptor instead.
+func (*Step) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Step) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Step) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Step) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Step) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *Step) GetCount() string {
+	if x != nil {
+		return x.Count
+	}
+	return ""
+}
+
+type Changes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*Set                 `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	Attaches      []*Attach              `protobuf:"bytes,2,rep,name=attaches,proto3" json:"attaches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Changes) Reset() {
+	*x = Changes{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Changes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Changes) ProtoMessage() {}
+
+func (x *Changes) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Changes.ProtoReflect.Descriptor instead.
+func (*Changes) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Changes) GetSets() []*Set {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *Changes) GetAttaches() []*Attach {
+	if x != nil {
+		return x.Attaches
+	}
+	return nil
+}
+
+type Set struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        *Handle                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Number        uint64                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	Bytes         []byte                 `protobuf:"bytes,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Set) Reset() {
+	*x = Set{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Set) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Set) ProtoMessage() {}
+
+func (x *Set) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Set.ProtoReflect.Descriptor instead.
+func (*Set) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Set) GetObject() *Handle {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *Set) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Set) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Set) GetBytes() []byte {
+	if x != nil {
+		return x.Bytes
+	}
+	return nil
+}
+
+type Attach struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        *Handle                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Field         string                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attach) Reset() {
+	*x = Attach{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attach) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attach) ProtoMessage() {}
+
+func (x *Attach) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attach.ProtoReflect.Descriptor instead.
+func (*Attach) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Attach) GetObject() *Handle {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *Attach) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Attach) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type TransferResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Note          string                 `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferResult) Reset() {
+	*x = TransferResult{}
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferResult) ProtoMessage() {}
+
+func (x *TransferResult) ProtoReflect() protoreflect.Message {
+	mi := &file_ksplice_plugin_v1_transform_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
+func (*TransferResult) Descriptor() ([]byte, []int) {
+	return file_ksplice_plugin_v1_transform_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TransferResult) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 var File_ksplice_plugin_v1_transform_proto protoreflect.FileDescriptor
 
 const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
@@ -488,13 +1414,14 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x05patch\x18\x02 \x01(\fR\x05patch\x12\x1d\n" +
 	"\n" +
 	"source_dir\x18\x03 \x01(\tR\tsourceDir\x12-\n" +
-	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xcc\x03\n" +
+	"\x05items\x18\x04 \x03(\v2\x17.ksplice.plugin.v1.ItemR\x05items\"\xf9\x04\n" +
 	"\fPlanResponse\x12\x18\n" +
 	"\aclaimed\x18\x01 \x03(\tR\aclaimed\x12@\n" +
 	"\x05edits\x18\x02 \x03(\v2*.ksplice.plugin.v1.PlanResponse.EditsEntryR\x05edits\x12F\n" +
 	"\abecause\x18\x03 \x03(\v2,.ksplice.plugin.v1.PlanResponse.BecauseEntryR\abecause\x12\x1a\n" +
 	"\brewrites\x18\x04 \x03(\tR\brewrites\x12I\n" +
-	"\bdeclined\x18\x05 \x03(\v2-.ksplice.plugin.v1.PlanResponse.DeclinedEntryR\bdeclined\x1a8\n" +
+	"\bdeclined\x18\x05 \x03(\v2-.ksplice.plugin.v1.PlanResponse.DeclinedEntryR\bdeclined\x12L\n" +
+	"\ttransfers\x18\x06 \x03(\v2..ksplice.plugin.v1.PlanResponse.TransfersEntryR\ttransfers\x1a8\n" +
 	"\n" +
 	"EditsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -504,9 +1431,72 @@ const file_ksplice_plugin_v1_transform_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rDeclinedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x012T\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a]\n" +
+	"\x0eTransfersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.ksplice.plugin.v1.TransferPlanR\x05value:\x028\x01\"R\n" +
+	"\fTransferPlan\x12\x14\n" +
+	"\x05types\x18\x01 \x03(\tR\x05types\x12\x18\n" +
+	"\aglobals\x18\x02 \x03(\tR\aglobals\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"\x8e\x01\n" +
+	"\fTransferCall\x12>\n" +
+	"\arequest\x18\x01 \x01(\v2\".ksplice.plugin.v1.TransferRequestH\x00R\arequest\x126\n" +
+	"\aobjects\x18\x02 \x01(\v2\x1a.ksplice.plugin.v1.ObjectsH\x00R\aobjectsB\x06\n" +
+	"\x04call\"M\n" +
+	"\x0fTransferRequest\x12\x12\n" +
+	"\x04item\x18\x01 \x01(\tR\x04item\x12\x12\n" +
+	"\x04undo\x18\x02 \x01(\bR\x04undo\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"h\n" +
+	"\aObjects\x123\n" +
+	"\aobjects\x18\x01 \x03(\v2\x19.ksplice.plugin.v1.ObjectR\aobjects\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\bR\x04last\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x92\x01\n" +
+	"\x06Object\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\x04R\aaddress\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x04R\x04from\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x120\n" +
+	"\x06values\x18\x05 \x03(\v2\x18.ksplice.plugin.v1.ValueR\x06values\"O\n" +
+	"\x05Value\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\fR\x05bytes\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x18\n" +
+	"\amissing\x18\x03 \x01(\bR\amissing\"\xbc\x01\n" +
+	"\rTransferEvent\x12-\n" +
+	"\x04walk\x18\x01 \x01(\v2\x17.ksplice.plugin.v1.WalkH\x00R\x04walk\x126\n" +
+	"\achanges\x18\x02 \x01(\v2\x1a.ksplice.plugin.v1.ChangesH\x00R\achanges\x12;\n" +
+	"\x06result\x18\x03 \x01(\v2!.ksplice.plugin.v1.TransferResultH\x00R\x06resultB\a\n" +
+	"\x05event\"\x90\x01\n" +
+	"\x04Walk\x12\x16\n" +
+	"\x06global\x18\x01 \x01(\tR\x06global\x12-\n" +
+	"\x04from\x18\x02 \x03(\v2\x19.ksplice.plugin.v1.HandleR\x04from\x12-\n" +
+	"\x05steps\x18\x03 \x03(\v2\x17.ksplice.plugin.v1.StepR\x05steps\x12\x12\n" +
+	"\x04read\x18\x04 \x03(\tR\x04read\"6\n" +
+	"\x06Handle\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\x04R\aaddress\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\"l\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
+	"\x04link\x18\x04 \x01(\tR\x04link\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\tR\x05count\"l\n" +
+	"\aChanges\x12*\n" +
+	"\x04sets\x18\x01 \x03(\v2\x16.ksplice.plugin.v1.SetR\x04sets\x125\n" +
+	"\battaches\x18\x02 \x03(\v2\x19.ksplice.plugin.v1.AttachR\battaches\"z\n" +
+	"\x03Set\x121\n" +
+	"\x06object\x18\x01 \x01(\v2\x19.ksplice.plugin.v1.HandleR\x06object\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\fR\x05bytes\"e\n" +
+	"\x06Attach\x121\n" +
+	"\x06object\x18\x01 \x01(\v2\x19.ksplice.plugin.v1.HandleR\x06object\x12\x14\n" +
+	"\x05field\x18\x02 \x01(\tR\x05field\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"$\n" +
+	"\x0eTransferResult\x12\x12\n" +
+	"\x04note\x18\x01 \x01(\tR\x04note2\xa7\x01\n" +
 	"\tTransform\x12G\n" +
-	"\x04Plan\x12\x1e.ksplice.plugin.v1.PlanRequest\x1a\x1f.ksplice.plugin.v1.PlanResponseBAZ?github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1;pluginv1b\x06proto3"
+	"\x04Plan\x12\x1e.ksplice.plugin.v1.PlanRequest\x1a\x1f.ksplice.plugin.v1.PlanResponse\x12Q\n" +
+	"\bTransfer\x12\x1f.ksplice.plugin.v1.TransferCall\x1a .ksplice.plugin.v1.TransferEvent(\x010\x01BAZ?github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1;pluginv1b\x06proto3"
 
 var (
 	file_ksplice_plugin_v1_transform_proto_rawDescOnce sync.Once
@@ -520,31 +1510,63 @@ func file_ksplice_plugin_v1_transform_proto_rawDescGZIP() []byte {
 	return file_ksplice_plugin_v1_transform_proto_rawDescData
 }
 
-var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_ksplice_plugin_v1_transform_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_ksplice_plugin_v1_transform_proto_goTypes = []any{
-	(*Item)(nil),         // 0: ksplice.plugin.v1.Item
-	(*Member)(nil),       // 1: ksplice.plugin.v1.Member
-	(*Field)(nil),        // 2: ksplice.plugin.v1.Field
-	(*PlanRequest)(nil),  // 3: ksplice.plugin.v1.PlanRequest
-	(*PlanResponse)(nil), // 4: ksplice.plugin.v1.PlanResponse
-	nil,                  // 5: ksplice.plugin.v1.PlanResponse.EditsEntry
-	nil,                  // 6: ksplice.plugin.v1.PlanResponse.BecauseEntry
-	nil,                  // 7: ksplice.plugin.v1.PlanResponse.DeclinedEntry
+	(*Item)(nil),            // 0: ksplice.plugin.v1.Item
+	(*Member)(nil),          // 1: ksplice.plugin.v1.Member
+	(*Field)(nil),           // 2: ksplice.plugin.v1.Field
+	(*PlanRequest)(nil),     // 3: ksplice.plugin.v1.PlanRequest
+	(*PlanResponse)(nil),    // 4: ksplice.plugin.v1.PlanResponse
+	(*TransferPlan)(nil),    // 5: ksplice.plugin.v1.TransferPlan
+	(*TransferCall)(nil),    // 6: ksplice.plugin.v1.TransferCall
+	(*TransferRequest)(nil), // 7: ksplice.plugin.v1.TransferRequest
+	(*Objects)(nil),         // 8: ksplice.plugin.v1.Objects
+	(*Object)(nil),          // 9: ksplice.plugin.v1.Object
+	(*Value)(nil),           // 10: ksplice.plugin.v1.Value
+	(*TransferEvent)(nil),   // 11: ksplice.plugin.v1.TransferEvent
+	(*Walk)(nil),            // 12: ksplice.plugin.v1.Walk
+	(*Handle)(nil),          // 13: ksplice.plugin.v1.Handle
+	(*Step)(nil),            // 14: ksplice.plugin.v1.Step
+	(*Changes)(nil),         // 15: ksplice.plugin.v1.Changes
+	(*Set)(nil),             // 16: ksplice.plugin.v1.Set
+	(*Attach)(nil),          // 17: ksplice.plugin.v1.Attach
+	(*TransferResult)(nil),  // 18: ksplice.plugin.v1.TransferResult
+	nil,                     // 19: ksplice.plugin.v1.PlanResponse.EditsEntry
+	nil,                     // 20: ksplice.plugin.v1.PlanResponse.BecauseEntry
+	nil,                     // 21: ksplice.plugin.v1.PlanResponse.DeclinedEntry
+	nil,                     // 22: ksplice.plugin.v1.PlanResponse.TransfersEntry
 }
 var file_ksplice_plugin_v1_transform_proto_depIdxs = []int32{
-	2, // 0: ksplice.plugin.v1.Item.fields:type_name -> ksplice.plugin.v1.Field
-	1, // 1: ksplice.plugin.v1.Item.members:type_name -> ksplice.plugin.v1.Member
-	0, // 2: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
-	5, // 3: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
-	6, // 4: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
-	7, // 5: ksplice.plugin.v1.PlanResponse.declined:type_name -> ksplice.plugin.v1.PlanResponse.DeclinedEntry
-	3, // 6: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
-	4, // 7: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	2,  // 0: ksplice.plugin.v1.Item.fields:type_name -> ksplice.plugin.v1.Field
+	1,  // 1: ksplice.plugin.v1.Item.members:type_name -> ksplice.plugin.v1.Member
+	0,  // 2: ksplice.plugin.v1.PlanRequest.items:type_name -> ksplice.plugin.v1.Item
+	19, // 3: ksplice.plugin.v1.PlanResponse.edits:type_name -> ksplice.plugin.v1.PlanResponse.EditsEntry
+	20, // 4: ksplice.plugin.v1.PlanResponse.because:type_name -> ksplice.plugin.v1.PlanResponse.BecauseEntry
+	21, // 5: ksplice.plugin.v1.PlanResponse.declined:type_name -> ksplice.plugin.v1.PlanResponse.DeclinedEntry
+	22, // 6: ksplice.plugin.v1.PlanResponse.transfers:type_name -> ksplice.plugin.v1.PlanResponse.TransfersEntry
+	7,  // 7: ksplice.plugin.v1.TransferCall.request:type_name -> ksplice.plugin.v1.TransferRequest
+	8,  // 8: ksplice.plugin.v1.TransferCall.objects:type_name -> ksplice.plugin.v1.Objects
+	9,  // 9: ksplice.plugin.v1.Objects.objects:type_name -> ksplice.plugin.v1.Object
+	10, // 10: ksplice.plugin.v1.Object.values:type_name -> ksplice.plugin.v1.Value
+	12, // 11: ksplice.plugin.v1.TransferEvent.walk:type_name -> ksplice.plugin.v1.Walk
+	15, // 12: ksplice.plugin.v1.TransferEvent.changes:type_name -> ksplice.plugin.v1.Changes
+	18, // 13: ksplice.plugin.v1.TransferEvent.result:type_name -> ksplice.plugin.v1.TransferResult
+	13, // 14: ksplice.plugin.v1.Walk.from:type_name -> ksplice.plugin.v1.Handle
+	14, // 15: ksplice.plugin.v1.Walk.steps:type_name -> ksplice.plugin.v1.Step
+	16, // 16: ksplice.plugin.v1.Changes.sets:type_name -> ksplice.plugin.v1.Set
+	17, // 17: ksplice.plugin.v1.Changes.attaches:type_name -> ksplice.plugin.v1.Attach
+	13, // 18: ksplice.plugin.v1.Set.object:type_name -> ksplice.plugin.v1.Handle
+	13, // 19: ksplice.plugin.v1.Attach.object:type_name -> ksplice.plugin.v1.Handle
+	5,  // 20: ksplice.plugin.v1.PlanResponse.TransfersEntry.value:type_name -> ksplice.plugin.v1.TransferPlan
+	3,  // 21: ksplice.plugin.v1.Transform.Plan:input_type -> ksplice.plugin.v1.PlanRequest
+	6,  // 22: ksplice.plugin.v1.Transform.Transfer:input_type -> ksplice.plugin.v1.TransferCall
+	4,  // 23: ksplice.plugin.v1.Transform.Plan:output_type -> ksplice.plugin.v1.PlanResponse
+	11, // 24: ksplice.plugin.v1.Transform.Transfer:output_type -> ksplice.plugin.v1.TransferEvent
+	23, // [23:25] is the sub-list for method output_type
+	21, // [21:23] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_ksplice_plugin_v1_transform_proto_init() }
@@ -552,13 +1574,22 @@ func file_ksplice_plugin_v1_transform_proto_init() {
 	if File_ksplice_plugin_v1_transform_proto != nil {
 		return
 	}
+	file_ksplice_plugin_v1_transform_proto_msgTypes[6].OneofWrappers = []any{
+		(*TransferCall_Request)(nil),
+		(*TransferCall_Objects)(nil),
+	}
+	file_ksplice_plugin_v1_transform_proto_msgTypes[11].OneofWrappers = []any{
+		(*TransferEvent_Walk)(nil),
+		(*TransferEvent_Changes)(nil),
+		(*TransferEvent_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ksplice_plugin_v1_transform_proto_rawDesc), len(file_ksplice_plugin_v1_transform_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Transform_Plan_FullMethodName = "/ksplice.plugin.v1.Transform/Plan"
+	Transform_Plan_FullMethodName     = "/ksplice.plugin.v1.Transform/Plan"
+	Transform_Transfer_FullMethodName = "/ksplice.plugin.v1.Transform/Transfer"
 )
 
 // TransformClient is the client API for Transform service.
@@ -31,6 +32,9 @@ const (
 // Transform takes responsibility for semantic changes of a patch.
 type TransformClient interface {
 	Plan(ctx context.Context, in *PlanRequest, opts ...grpc.CallOption) (*PlanResponse, error)
+	// The host's first message is the request; then it answers each walk with objects, in as many messages as it likes, of which
+	// the last says so. The plugin may send sets and attachments at any time, and ends with its result.
+	Transfer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransferCall, TransferEvent], error)
 }
 
 type transformClient struct {
@@ -51,6 +55,19 @@ func (c *transformClient) Plan(ctx context.Context, in *PlanRequest, opts ...grp
 	return out, nil
 }
 
+func (c *transformClient) Transfer(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransferCall, TransferEvent], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Transform_ServiceDesc.Streams[0], Transform_Transfer_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TransferCall, TransferEvent]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Transform_TransferClient = grpc.BidiStreamingClient[TransferCall, TransferEvent]
+
 // TransformServer is the server API for Transform service.
 // All implementations must embed UnimplementedTransformServer
 // for forward compatibility.
@@ -58,6 +75,9 @@ func (c *transformClient) Plan(ctx context.Context, in *PlanRequest, opts ...grp
 // Transform takes responsibility for semantic changes of a patch.
 type TransformServer interface {
 	Plan(context.Context, *PlanRequest) (*PlanResponse, error)
+	// The host's first message is the request; then it answers each walk with objects, in as many messages as it likes, of which
+	// the last says so. The plugin may send sets and attachments at any time, and ends with its result.
+	Transfer(grpc.BidiStreamingServer[TransferCall, TransferEvent]) error
 	mustEmbedUnimplementedTransformServer()
 }
 
@@ -70,6 +90,9 @@ type UnimplementedTransformServer struct{}
 
 func (UnimplementedTransformServer) Plan(context.Context, *PlanRequest) (*PlanResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Plan not implemented")
+}
+func (UnimplementedTransformServer) Transfer(grpc.BidiStreamingServer[TransferCall, TransferEvent]) error {
+	return status.Error(codes.Unimplemented, "method Transfer not implemented")
 }
 func (UnimplementedTransformServer) mustEmbedUnimplementedTransformServer() {}
 func (UnimplementedTransformServer) testEmbeddedByValue()                   {}
@@ -110,6 +133,13 @@ func _Transform_Plan_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Transform_Transfer_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(TransformServer).Transfer(&grpc.GenericServerStream[TransferCall, TransferEvent]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Transform_TransferServer = grpc.BidiStreamingServer[TransferCall, TransferEvent]
+
 // Transform_ServiceDesc is the grpc.ServiceDesc for Transform service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +152,13 @@ var Transform_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Transform_Plan_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Transfer",
+			Handler:       _Transform_Transfer_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "ksplice/plugin/v1/transform.proto",
 }
