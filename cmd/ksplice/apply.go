@@ -17,7 +17,10 @@ import (
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kept"
+	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
+	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 // readUpdate reads and verifies an update that the command line names.
@@ -39,7 +42,26 @@ func (e *env) open(ctx context.Context, path string) (*update.Update, apply.Opti
 	if err != nil {
 		return nil, apply.Options{}, err
 	}
-	return u, apply.Options{Arch: a, Log: e.log}, nil
+	return u, apply.Options{Arch: a, Transform: transforms(e.host), Log: e.log}, nil
+}
+
+// transforms gives transform plugins by name.
+func transforms(h *pluginhost.Host) func(context.Context, string) (transform.Transform, error) {
+	return func(ctx context.Context, name string) (transform.Transform, error) {
+		t, _, err := h.Transform(ctx, name)
+		return t, err
+	}
+}
+
+// transferred says what state transfers did, or would do.
+func transferred(w io.Writer, s *transfer.Stats, did string) {
+	if s == nil {
+		return
+	}
+	fmt.Fprintf(w, "state\t%s read, %s %s, %s attached\n", counted(s.Objects, "object"), counted(s.Sets, "member"), did, counted(s.Attaches, "shadow field"))
+	for _, n := range s.Notes {
+		fmt.Fprintf(w, "state\t%s\n", n)
+	}
 }
 
 func printMatch(w io.Writer, r *apply.Report) {
@@ -107,6 +129,7 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 				if r.Changes() {
 					printMatch(w, r)
 					printNotes(w, r)
+					transferred(w, r.Transfer, "to set")
 					fmt.Fprintf(w, "fits\tupdate %s would change %s\n", r.ID, changed(len(r.Functions), len(r.Sets)))
 				}
 				for _, m := range r.Armed {
@@ -253,6 +276,7 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 			return e.result(r, func(w io.Writer) {
 				if r.Changes() {
 					printMatch(w, r)
+					transferred(w, r.Transfer, "set")
 					fmt.Fprintf(w, "applied\t%s, machine stopped for %s\n", changed(len(r.Functions), len(r.Sets)), milliseconds(r.Result.Pause))
 				}
 				if len(r.Replaced) > 0 {
@@ -285,7 +309,7 @@ status show; its beginning is enough. An update on which another one stands cann
 			if err != nil {
 				return err
 			}
-			opts := apply.Options{Log: e.log}
+			opts := apply.Options{Transform: transforms(e.host), Log: e.log}
 			if err := errors.Join(t.set(&opts), e.helper(&opts)); err != nil {
 				return err
 			}
@@ -298,6 +322,7 @@ status show; its beginning is enough. An update on which another one stands cann
 			}
 			return e.result(r, func(w io.Writer) {
 				if r.Pause > 0 { // the functions of a module's init have gone before
+					transferred(w, r.Transfer, "set back")
 					fmt.Fprintf(w, "undone\t%s: %s, machine stopped for %s\n", r.ID, changed(r.Functions, r.Sets), milliseconds(r.Pause))
 				}
 				for _, m := range r.Disarmed {

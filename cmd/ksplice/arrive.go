@@ -41,7 +41,7 @@ func arriveCommand() *command {
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}
-			r, err := apply.Arrive(ctx, id, module, apply.Options{Arch: a, Log: e.log, Attempts: settings.Attempts, Interval: settings.Interval, Freeze: settings.Freeze})
+			r, err := apply.Arrive(ctx, id, module, apply.Options{Arch: a, Transform: transforms(host), Log: e.log, Attempts: settings.Attempts, Interval: settings.Interval, Freeze: settings.Freeze})
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/semantic"
+	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -44,7 +45,7 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError)}
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {

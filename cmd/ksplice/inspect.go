@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -96,6 +97,13 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 						continue
 					}
 					fmt.Fprintf(w, "carried\t%s\tby %s: %s\n", c.Item, c.Plugin, c.Because)
+				}
+				for _, t := range m.Transfers {
+					var from []string
+					for _, g := range t.Globals {
+						from = append(from, g.Name)
+					}
+					fmt.Fprintf(w, "transfer\t%s\tby %s at apply and undo, from %s\n", t.Item, t.Plugin, strings.Join(from, ", "))
 				}
 				for _, x := range m.Units {
 					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))

@@ -18,14 +18,18 @@ import (
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
 	"github.com/ksplice/ksplice/core/part"
+	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 // Options steer the pipelines.
 type Options struct {
 	Arch arch.Arch
-	Log  hclog.Logger
+	// Transform gives the transform plugin of a name, for updates that transfer state.
+	Transform func(ctx context.Context, name string) (transform.Transform, error)
+	Log       hclog.Logger
 	// Attempts is how often the commit is tried while threads stand in the way, Interval the time between.
 	Attempts int
 	Interval time.Duration
@@ -65,6 +69,8 @@ type Report struct {
 	Sets []string `json:"sets,omitempty"`
 	// Hooks are the update's own, each with its time: "apply fill".
 	Hooks []string `json:"hooks,omitempty"`
+	// Transfer is what state transfers did; nil where there are none.
+	Transfer *transfer.Stats `json:"transfer,omitempty"`
 	// Armed are the modules that are not loaded: their parts go in when they are.
 	Armed []string `json:"armed,omitempty"`
 	// Replaced are the updates that went in the same stop.
@@ -100,6 +106,8 @@ type session struct {
 	report  Report
 	start   time.Time
 	stuck   bool // parts of a failed attempt could not be unloaded
+	// committed says that it is in force, whatever comes after: what undo needs must be kept.
+	committed bool
 }
 
 func newSession(u *update.Update, opts Options) (*session, error) {
@@ -174,6 +182,18 @@ func Check(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	}
 	if _, err := carry(s.m, going, manifests); err != nil {
 		return nil, err
+	}
+	transfers, _, err := bind.Transfers(in)
+	if err != nil {
+		return nil, err
+	}
+	if len(transfers) > 0 {
+		s.stage("transfer")
+		t, err := s.opts.look(ctx, k.Memory, transfers)
+		if err != nil {
+			return nil, err
+		}
+		s.report.Transfer = &t.Stats
 	}
 	s.stage("")
 	return &s.report, nil
@@ -379,8 +399,11 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 	default:
 		err = identify(s.m, k)
 	}
-	if err != nil {
+	if err != nil && !s.committed {
 		return nil, errors.Join(err, forget(d, u.Manifest.ID))
+	}
+	if err != nil {
+		return nil, err
 	}
 	s.arrivals(ctx, d)
 	s.stage("")
@@ -470,7 +493,11 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	held, err := pinOwners(d, m, bindings)
+	transfers, owners, err := bind.Transfers(in)
+	if err != nil {
+		return err
+	}
+	held, err := pinOwners(d, m, append(bindings, &bind.Binding{Modules: owners}))
 	if err != nil {
 		return err
 	}
@@ -521,10 +548,13 @@ func (s *session) attempt(ctx context.Context) (err error) {
 	if err := carryAll(d, state); err != nil {
 		return err
 	}
-	if s.report.Result, err = s.opts.commit(ctx, d, s.id, engine.OpApply); err != nil {
+	if err := kept.Default().SaveTransfers(s.id, transfers); err != nil {
 		return err
 	}
-	loaded = nil // they are the kernel's now
+	if s.report.Result, s.report.Transfer, err = s.opts.commitAll(ctx, d, s.id, engine.OpApply, transfers); err != nil {
+		return err
+	}
+	loaded, s.committed = nil, true // they are the kernel's now
 	if len(s.opts.Replace) > 0 {
 		s.stage("unload")
 		d.Close() // lets the replaced ones go

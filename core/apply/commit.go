@@ -60,6 +60,10 @@ type CommitError struct {
 	Cause engine.Cause
 	Where string
 	Err   error
+	// Address is where, for CauseMoved. Then there may have been conflicts at earlier ones of the attempts.
+	Address   uint64
+	Attempts  int
+	Conflicts []engine.Conflict
 }
 
 // Error implements error.
@@ -187,7 +191,7 @@ func outcome(r *engine.Result) error {
 	switch r.Cause {
 	case engine.CauseOK:
 		if r.Errno != 0 {
-			return &CommitError{r.Cause, r.Where, r.Errno}
+			return &CommitError{Cause: r.Cause, Where: r.Where, Err: r.Errno}
 		}
 		return nil
 	case engine.CauseConflict:
@@ -197,7 +201,7 @@ func outcome(r *engine.Result) error {
 		}
 		return &ConflictError{r.Conflicts, r.Attempts}
 	}
-	e := &CommitError{Cause: r.Cause, Where: r.Where}
+	e := &CommitError{Cause: r.Cause, Where: r.Where, Address: r.Address, Attempts: r.Attempts, Conflicts: r.Conflicts}
 	if r.Errno != 0 {
 		e.Err = r.Errno
 	}

@@ -79,6 +79,14 @@ func choose(m *update.Manifest, loaded func(module string) bool, take func(*upda
 		}
 		out.Parts = append(out.Parts, p)
 	}
+	out.Transfers = nil
+	for _, t := range m.Transfers {
+		module := m.Units[t.Unit].Module
+		if slices.ContainsFunc(out.Parts, func(p update.Part) bool { return p.Target == module || module == "" && p.Target == "vmlinux" }) {
+			t.Unit = number[t.Unit]
+			out.Transfers = append(out.Transfers, t)
+		}
+	}
 	return &out
 }
 

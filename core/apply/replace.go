@@ -2,11 +2,13 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -30,6 +32,15 @@ func replaceable(u *update.Update, ids []string) error {
 	for _, id := range ids {
 		if slices.Contains(u.Manifest.Base, id) {
 			return fmt.Errorf("update %s was made to stand on %s (create --on): it cannot replace it", u.Manifest.ID, id)
+		}
+	}
+	going, err := members(ids)
+	if err != nil {
+		return err
+	}
+	for _, a := range going {
+		if list, err := kept.Default().ReadTransfers(a.ID); err != nil || len(list) > 0 {
+			return errors.Join(err, fmt.Errorf("update %s has transferred state, which is taken back by undo alone: undo it first, and then apply %s", a.ID, u.Manifest.ID))
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
 
@@ -38,8 +39,10 @@ type UndoReport struct {
 	Frozen    []freeze.Process `json:"frozen,omitempty"`
 	Functions int              `json:"functions"`
 	// Sets counts the fields of data that got their old value back.
-	Sets        int  `json:"sets,omitempty"`
-	StaysMapped bool `json:"stays_mapped"`
+	Sets int `json:"sets,omitempty"`
+	// Transfer is what was done to take back state transfers; nil where there were none.
+	Transfer    *transfer.Stats `json:"transfer,omitempty"`
+	StaysMapped bool            `json:"stays_mapped"`
 	// Disarmed are modules for which the update waited no longer.
 	Disarmed []string `json:"disarmed,omitempty"`
 	Stages   []Stage  `json:"stages"`
@@ -194,11 +197,20 @@ func undo(ctx context.Context, d *engine.Device, going []engine.Applied, report 
 			return err
 		}
 	}
+	var transfers []transfer.Bound
+	for _, a := range going {
+		list, err := kept.Default().ReadTransfers(a.ID)
+		if err != nil {
+			return err
+		}
+		transfers = append(transfers, list...)
+	}
 	opts.stage("commit", report.ID)
-	result, err := opts.commit(ctx, t, going[0].ID, engine.OpUndo)
+	result, transferred, err := opts.commitAll(ctx, t, going[0].ID, engine.OpUndo, transfers)
 	if err != nil {
 		return err
 	}
+	report.Transfer = transferred
 	if err := t.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close the transaction: %w", err)
 	}

@@ -52,7 +52,15 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	for _, c := range r.claims { // what is carried and what is left is in the parts
 		pieces = append(pieces, []byte(c.Item), []byte(c.Plugin))
 	}
-	m.ID = update.ID(pieces...)
+	var err error
+	if m.Transfers, err = r.transfers(units); err != nil {
+		return nil, err
+	}
+	text, err := digest(m.Transfers)
+	if err != nil {
+		return nil, fmt.Errorf("describe state transfers: %w", err)
+	}
+	m.ID = update.ID(append(pieces, text)...)
 	r.report.ID = m.ID
 	m.Claims = r.claims
 

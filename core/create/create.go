@@ -135,6 +135,9 @@ type run struct {
 	claims []update.Claim
 	// patchClaims are the items that the patch takes upon itself, and how it carries them.
 	patchClaims map[string]string
+	// patchTransfers are what the patch asks transform plugins for, carriages what plugins carry at apply.
+	patchTransfers []patchTransfer
+	carriages      []*carriage
 	// external are the files that a module's own source tree adds to the kernel's, flags what pre and post are compiled with beyond the
 	// kernel's own.
 	external map[string][]byte

@@ -61,7 +61,7 @@ func includesKsplice(source []byte) bool {
 
 // findClaims reads what the patch takes upon itself: in files that it touches, without what was there before.
 func (r *run) findClaims() error {
-	r.patchClaims = map[string]string{}
+	r.patchClaims, r.patchTransfers = map[string]string{}, nil
 	for _, name := range slices.Sorted(maps.Keys(r.post)) {
 		if name == ksplicePath || r.post[name] == nil {
 			continue
@@ -77,37 +77,64 @@ func (r *run) findClaims() error {
 			}
 			r.patchClaims[c.Item] = c.Because
 		}
+		pairs, err := pairsIn(name, r.post[name], transferMacro, "PLUGIN", "WHAT IT IS TO DO")
+		if err != nil {
+			return refuse(ReasonPatch, err.Error())
+		}
+		done, _ := pairsIn(name, r.pre[name], transferMacro, "", "")
+		for _, t := range pairs {
+			if x := (patchTransfer{t[0], t[1]}); !slices.Contains(done, t) && !slices.Contains(r.patchTransfers, x) {
+				r.patchTransfers = append(r.patchTransfers, x)
+			}
+		}
 	}
 	return nil
 }
 
 // claimsIn reads the claims of one source.
 func claimsIn(name string, source []byte) ([]update.Claim, error) {
-	if !bytes.Contains(source, []byte(claimMacro)) {
+	pairs, err := pairsIn(name, source, claimMacro, "ITEM", "HOW IT IS CARRIED")
+	var out []update.Claim
+	for _, p := range pairs {
+		out = append(out, update.Claim{Item: p[0], Because: p[1], Hook: true})
+	}
+	return out, err
+}
+
+// pairsIn reads what a source gives a macro of two strings, whose names are for people.
+func pairsIn(name string, source []byte, macro, first, second string) ([][2]string, error) {
+	if !bytes.Contains(source, []byte(macro)) {
 		return nil, nil
 	}
 	var s scanner.Scanner
 	s.Init(bytes.NewReader(source))
 	s.Mode = scanner.ScanIdents | scanner.ScanStrings | scanner.ScanChars | scanner.ScanComments | scanner.SkipComments
 	s.Error = func(*scanner.Scanner, string) {} // C has constants that Go has not: the compiler judges them
-	var out []update.Claim
+	var out [][2]string
 	for t := s.Scan(); t != scanner.EOF; t = s.Scan() {
-		if t != scanner.Ident || s.TokenText() != claimMacro {
+		if t != scanner.Ident || s.TokenText() != macro {
 			continue
 		}
 		line := s.Line
-		c := update.Claim{Hook: true}
+		var p [2]string
 		ok := s.Scan() == '('
 		var after rune
-		c.Item, after = literal(&s)
+		p[0], after = literal(&s)
 		ok = ok && after == ','
-		c.Because, after = literal(&s)
-		if !ok || after != ')' || c.Item == "" || c.Because == "" {
-			return nil, fmt.Errorf("%s:%d: write %s(\"ITEM\", \"HOW IT IS CARRIED\") with an item's ID as create --report has it", name, line, claimMacro)
+		p[1], after = literal(&s)
+		if !ok || after != ')' || p[0] == "" || p[1] == "" {
+			return nil, fmt.Errorf("%s:%d: write %s(\"%s\", \"%s\")%s", name, line, macro, first, second, itemHelp(macro))
 		}
-		out = append(out, c)
+		out = append(out, p)
 	}
 	return out, nil
+}
+
+func itemHelp(macro string) string {
+	if macro == claimMacro {
+		return " with an item's ID as create --report has it"
+	}
+	return " with the name of a transform plugin"
 }
 
 // literal reads a string constant, which may be several in a row, and what stands behind it.

@@ -68,7 +68,7 @@ func (r *run) accepted(it *Item) bool {
 // misread takes a changed type into the report, and adds it to those that somebody must carry unless somebody does already.
 func (r *run) misread(list []*offer, u *unit, c *semantic.Change) []*offer {
 	file, _, _ := strings.Cut(c.Where, ":")
-	o := &offer{unit: u, it: r.item("layout:"+file+":"+c.Name, "layout", u.Object, fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))}
+	o := &offer{unit: u, kind: c.Kind, it: r.item("layout:"+file+":"+c.Name, "layout", u.Object, fmt.Sprintf("%s %s (%s): %s", c.Kind, c.Name, c.Where, c.Detail))}
 	if r.accepted(o.it) || o.it.Claim != nil && !r.edited[o.it.ID] {
 		return list
 	}

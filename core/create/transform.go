@@ -25,11 +25,13 @@ type Transform struct {
 
 // offer is a change of what existing data mean, as transform plugins are asked about it.
 type offer struct {
-	unit  *unit
-	datum *diff.DataChange // nil for layouts
-	item  transform.Item
-	it    *Item  // the same in the report
-	text  string // why it is refused where nobody takes it, for layouts
+	unit   *unit
+	datum  *diff.DataChange // nil for all but initialisers
+	kind   string           // of a layout: "struct", "union", "enum" or "variable"
+	plugin string           // the one that is asked; empty: all
+	item   transform.Item
+	it     *Item  // the same in the report
+	text   string // why it is refused where nobody takes it; initialisers are refused elsewhere
 }
 
 // maxRounds bounds how often plugins may edit the sources.
@@ -106,8 +108,24 @@ func (r *run) transform(ctx context.Context) error {
 		r.claim(o.it, update.Claim{Item: o.it.ID, Hook: true, Because: "it may be rewritten"})
 		return true
 	})
-	_, err = r.ask(ctx, offers)
-	return err
+	asked, err := r.requests()
+	if err != nil {
+		return err
+	}
+	rest, err := r.ask(ctx, append(offers, asked...))
+	if err != nil || r.o.ReportOnly {
+		return err
+	}
+	var reasons []string
+	for _, o := range rest {
+		if o.item.Kind == transform.ItemTransfer {
+			reasons = append(reasons, o.text+", which does not take it: is it installed? `ksplice plugin list` shows which are")
+		}
+	}
+	if len(reasons) > 0 {
+		return refuse(ReasonState, reasons...)
+	}
+	return nil
 }
 
 // ask asks the transform plugins, one after the other, and returns what none of them takes. With edits of theirs it is errEdited.
@@ -207,6 +225,17 @@ func (r *run) sources() (string, error) {
 // plan asks one plugin, adds what it makes of the sources to edits, and returns the offers that it leaves to others.
 func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer, edits map[string][]byte) ([]*offer, error) {
 	req := &transform.PlanRequest{Round: r.asked - 1, Patch: r.text, SourceDir: dir}
+	var others []*offer
+	offers = slices.DeleteFunc(slices.Clone(offers), func(o *offer) bool {
+		if o.plugin == "" || o.plugin == p.Name {
+			return false
+		}
+		others = append(others, o)
+		return true
+	})
+	if len(offers) == 0 {
+		return others, nil
+	}
 	for _, o := range offers {
 		req.Items = append(req.Items, o.item)
 	}
@@ -220,7 +249,7 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 		}
 		edits[name] = text
 	}
-	var rest []*offer
+	rest := others
 	for _, o := range offers {
 		if why := resp.Declined[o.item.ID]; why != "" {
 			r.note(fmt.Sprintf("transform plugin %s leaves %s: %s", p.Name, o.item.ID, why))
@@ -231,6 +260,15 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 			continue
 		}
 		because := resp.Because[o.item.ID]
+		plan, carried := resp.Transfers[o.item.ID]
+		if carried {
+			if err := r.transferIn(o, p.Name, plan); err != nil {
+				r.note(fmt.Sprintf("transform plugin %s claims %s, which cannot be transferred: %v", p.Name, o.item.ID, err))
+				o.text += fmt.Sprintf("; transform plugin %s cannot carry it: %v", p.Name, err)
+				rest = append(rest, o)
+				continue
+			}
+		}
 		switch {
 		case slices.Contains(resp.Rewrites, o.item.ID):
 			if err := r.rewrite(o); err != nil {
@@ -238,8 +276,12 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 				rest = append(rest, o)
 				continue
 			}
-		case len(resp.Edits) > 0:
+		case len(resp.Edits) > 0 && !carried:
 			r.edited[o.item.ID] = true
+		case carried:
+			if o.datum != nil {
+				o.unit.accept(o.item.Name)
+			}
 		default:
 			return nil, fmt.Errorf("it claims %s and does not say how it is to be carried", o.item.ID)
 		}

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -121,19 +123,23 @@ func (s Store) SaveManifest(m *update.Manifest) error {
 	if err := valid(m.ID); err != nil {
 		return err
 	}
-	b, err := json.Marshal(m)
+	return s.save(s.manifest(m.ID), m)
+}
+
+// save writes a file anew: a crash leaves the old one or the new one.
+func (s Store) save(file string, content any) error {
+	b, err := json.Marshal(content)
 	if err != nil {
-		return fmt.Errorf("keep the manifest of update %s: %w", m.ID, err)
+		return fmt.Errorf("keep %s: %w", file, err)
 	}
-	file := s.manifest(m.ID)
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return fmt.Errorf("keep the manifest of update %s: %w", m.ID, err)
+		return fmt.Errorf("keep %s: %w", file, err)
 	}
 	if err := os.WriteFile(file+".new", b, 0o600); err != nil {
-		return fmt.Errorf("keep the manifest of update %s: %w", m.ID, err)
+		return fmt.Errorf("keep %s: %w", file, err)
 	}
 	if err := os.Rename(file+".new", file); err != nil {
-		return fmt.Errorf("keep the manifest of update %s: %w", m.ID, err)
+		return fmt.Errorf("keep %s: %w", file, err)
 	}
 	return nil
 }
@@ -157,6 +163,47 @@ func (s Store) ReadManifest(id string) (*update.Manifest, error) {
 	return &m, nil
 }
 
+func (s Store) transfers(transaction string) string {
+	return filepath.Join(s.root, "transfers", transaction+".json")
+}
+
+// SaveTransfers keeps what undoing a transaction needs to take its state transfers back; none removes what was kept.
+func (s Store) SaveTransfers(transaction string, list []transfer.Bound) error {
+	if err := valid(transaction); err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return s.forgetTransfers(transaction)
+	}
+	return s.save(s.transfers(transaction), list)
+}
+
+// ReadTransfers returns the state transfers of an applied transaction.
+func (s Store) ReadTransfers(transaction string) ([]transfer.Bound, error) {
+	if err := valid(transaction); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(s.transfers(transaction))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var list []transfer.Bound
+	if err == nil {
+		err = json.Unmarshal(b, &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state transfers of update %s: %w", transaction, err)
+	}
+	return list, nil
+}
+
+func (s Store) forgetTransfers(transaction string) error {
+	if err := os.Remove(s.transfers(transaction)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the state transfers of update %s: %w", transaction, err)
+	}
+	return nil
+}
+
 // Forget removes all that is kept of an update. One of which nothing is kept is no error.
 func (s Store) Forget(id string) error {
 	if err := s.Disarm(id); err != nil {
@@ -164,6 +211,16 @@ func (s Store) Forget(id string) error {
 	}
 	if err := os.Remove(s.manifest(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forget update %s: %w", id, err)
+	}
+	// Of what came to modules later, too: ID:MODULE.
+	late, err := filepath.Glob(s.transfers(id + ":*"))
+	if err != nil {
+		return fmt.Errorf("forget update %s: %w", id, err)
+	}
+	for _, file := range append(late, s.transfers(id)) {
+		if err := s.forgetTransfers(strings.TrimSuffix(filepath.Base(file), ".json")); err != nil {
+			return err
+		}
 	}
 	return nil
 }
