@@ -2,7 +2,9 @@ package examples
 
 import (
 	"io/fs"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -95,6 +97,23 @@ func TestList(t *testing.T) {
 	for i := range 11 {
 		if len(With(Trait(1)<<i)) == 0 {
 			t.Errorf("no example has trait %b", 1<<i)
+		}
+	}
+}
+
+// TestProjects vets and tests the examples that are projects of their own, as their authors would.
+func TestProjects(t *testing.T) {
+	files, err := filepath.Glob("*/go.mod")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("projects: %q, %v", files, err)
+	}
+	for _, f := range files {
+		for _, what := range []string{"vet", "test"} {
+			cmd := exec.CommandContext(t.Context(), "go", what, "./...")
+			cmd.Dir = filepath.Dir(f)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("go %s in %s: %v\n%s", what, cmd.Dir, err, out)
+			}
 		}
 	}
 }

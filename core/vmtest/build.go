@@ -21,7 +21,7 @@ func guestInit(ctx context.Context) (string, error) {
 	return filepath.Join(dir, "init"), err
 }
 
-// Program builds a program of the project statically, or takes it from the cache, and returns its path.
+// Program builds a program of the project, or of one of its examples that is a module of its own, statically, or takes it from the cache, and returns its path.
 func Program(ctx context.Context, pkg string) (string, error) {
 	name := filepath.Base(pkg)
 	dir, err := built(ctx, name, func(root, dir string) error { return goBuild(ctx, root, filepath.Join(dir, name), pkg) })
@@ -89,6 +89,9 @@ func built(ctx context.Context, name string, build func(root, dir string) error)
 }
 
 func goBuild(ctx context.Context, root, file, pkg string) error {
+	if _, err := os.Stat(filepath.Join(root, pkg, "go.mod")); err == nil {
+		root, pkg = filepath.Join(root, pkg), "."
+	}
 	_, err := output(ctx, root, "env", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
 		"-o", file, pkg)
 	return err

@@ -30,6 +30,7 @@ const (
 // The exit codes of the command line, as README lists them.
 const (
 	exitOK       = 0
+	exitInternal = 1
 	exitUsage    = 2
 	exitRefused  = 3
 	exitConflict = 4

@@ -4,6 +4,7 @@
 //	labtool text compare FILE               name every function whose text is not what it was, outside of sites
 //	labtool peek SYMBOL [MODULE]            print a function's run address and its bytes
 //	labtool mutate FILE                     take an update to the kernel module with one thing changed at a time
+//	labtool transfer                        give the kernel module bad state transfers; ends with the kernel locked down
 //	labtool killat WORDS COMMAND [ARG...]   run a command, kill it with SIGKILL when it prints the words
 package main
 
@@ -29,6 +30,8 @@ func run(args []string) error {
 		return peek(append(args[1:], "")[:2])
 	case len(args) == 2 && args[0] == "mutate":
 		return mutate(args[1])
+	case len(args) == 1 && args[0] == "transfer":
+		return transfer()
 	case len(args) >= 3 && args[0] == "killat":
 		return killAt(args[1], args[2:])
 	}
