@@ -72,7 +72,7 @@ func (r *run) findClaims() error {
 		}
 		had, _ := claimsIn(name, r.pre[name])
 		for _, c := range claims {
-			if slices.ContainsFunc(had, func(h update.Claim) bool { return h.Item == c.Item }) {
+			if slices.Contains(had, c) {
 				continue
 			}
 			r.patchClaims[c.Item] = c.Because

@@ -27,11 +27,12 @@ type carriage struct {
 	kind   string // of a layout: "struct", "union" ...
 }
 
-// transferIn notes that a plugin carries an item at apply. Where objects that exist would be too small for the new code, that cannot be.
-func (r *run) transferIn(o *offer, plugin string, plan transform.TransferPlan) error {
+// transferIn notes that a plugin carries an item at apply. Where objects that exist would be too small for the new code, that cannot be: it
+// is seen now, or where the plugin edits the sources, too, when those are compiled.
+func (r *run) transferIn(o *offer, plugin string, plan transform.TransferPlan, edits bool) error {
 	c := &carriage{plugin: plugin, item: o.item, it: o.it, plan: plan, kind: o.kind}
 	// A unit that is not compiled yet may have what others have not.
-	whole := !slices.ContainsFunc(r.units, func(u *unit) bool { return !u.described() })
+	whole := !edits && !slices.ContainsFunc(r.units, func(u *unit) bool { return !u.described() })
 	if _, err := r.transferFrom(c, r.units); err != nil && whole {
 		return err
 	}

@@ -1,10 +1,13 @@
 package create
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -25,6 +28,17 @@ func TestFindTransfers(t *testing.T) {
 		err := r.findClaims()
 		if !slices.Equal(r.patchTransfers, c.want) || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%q, then %q: %v and %v, want %v and %q", c.pre, c.post, r.patchTransfers, err, c.want, c.err)
+		}
+	}
+}
+
+// TestFindClaims: the same claim of an update below counts for that; said in other words it counts for this one.
+func TestFindClaims(t *testing.T) {
+	const one, again = `ksplice_claim("layout:a.c:t", "so");`, `ksplice_claim("layout:a.c:t", "and so again");`
+	for post, want := range map[string]string{one: "", again: "and so again", one + again: "and so again"} {
+		r := &run{pre: map[string][]byte{"a.c": []byte(one)}, post: map[string][]byte{"a.c": []byte(post)}}
+		if err := r.findClaims(); err != nil || r.patchClaims["layout:a.c:t"] != want {
+			t.Errorf("%q: %q, %v", post, r.patchClaims, err)
 		}
 	}
 }
@@ -78,6 +92,36 @@ func TestTransferRefused(t *testing.T) {
 		}
 		if len(r.carriages) > 0 || len(u.result.Refusals) == 0 || !strings.Contains(strings.Join(r.report.Notes, "\n"), name) {
 			t.Errorf("%s: carried are %d, notes %q", name, len(r.carriages), r.report.Notes)
+		}
+	}
+}
+
+// TestTransferLayout: a structure that becomes larger is none to fill in, unless the same plugin edits the sources, by which it may stay what
+// it was; that is seen when they are compiled.
+func TestTransferLayout(t *testing.T) {
+	for _, edits := range []map[string][]byte{nil, {"u.c": []byte("int x;\n")}} {
+		r, u := localRun(t, "struct s { int b; }; struct s *all; int f(void) { return all->b; }", "struct s { int a; int b; }; struct s *all; int f(void) { return all->b; }", false)
+		r.dir = t.TempDir()
+		r.o.Say = func(string, string) {}
+		p := planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
+			resp := carries(transform.TransferPlan{Globals: []string{"all"}}).plan(req)
+			resp.Edits = edits
+			return resp
+		}}
+		r.o.Transforms = func(context.Context) ([]Transform, error) { return []Transform{{Name: "test", Transform: p}}, nil }
+		changes, err := semantic.CompareFiles(u.pre.object.Path, u.post.object.Path)
+		if err != nil || len(changes) != 1 {
+			t.Fatalf("%v, %v", changes, err)
+		}
+		err = r.carry(t.Context(), r.misread(nil, u, &changes[0]))
+		if edits != nil {
+			if !errors.Is(err, errEdited) || len(r.carriages) != 1 {
+				t.Errorf("with edits: %v, %d are carried", err, len(r.carriages))
+			}
+			_, err = r.transfers([]*unit{u})
+		}
+		if err == nil || !strings.Contains(err.Error(), "struct s has 8 bytes after the patch and 4 before") {
+			t.Errorf("edits %d: %v", len(edits), err)
 		}
 	}
 }

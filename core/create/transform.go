@@ -262,7 +262,7 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 		because := resp.Because[o.item.ID]
 		plan, carried := resp.Transfers[o.item.ID]
 		if carried {
-			if err := r.transferIn(o, p.Name, plan); err != nil {
+			if err := r.transferIn(o, p.Name, plan, len(resp.Edits) > 0); err != nil {
 				r.note(fmt.Sprintf("transform plugin %s claims %s, which cannot be transferred: %v", p.Name, o.item.ID, err))
 				o.text += fmt.Sprintf("; transform plugin %s cannot carry it: %v", p.Name, err)
 				rest = append(rest, o)
@@ -276,12 +276,11 @@ func (r *run) plan(ctx context.Context, p Transform, dir string, offers []*offer
 				rest = append(rest, o)
 				continue
 			}
-		case len(resp.Edits) > 0 && !carried:
+		case len(resp.Edits) > 0:
 			r.edited[o.item.ID] = true
+		case carried && o.datum != nil:
+			o.unit.accept(o.item.Name)
 		case carried:
-			if o.datum != nil {
-				o.unit.accept(o.item.Name)
-			}
 		default:
 			return nil, fmt.Errorf("it claims %s and does not say how it is to be carried", o.item.ID)
 		}

@@ -61,6 +61,8 @@
  * create's report has it, the text says how it is carried.
  *
  *   ksplice_claim("layout:net/can/j1939/j1939-priv.h:j1939_sock", "the lock is a shadow field");
+ *
+ * What an update below says in the same words is said for that update only.
  */
 #define ksplice_claim(item, because) \
 	static_assert(sizeof(because "") > 1, "ksplice_claim(\"ITEM\", \"HOW\")"); \
