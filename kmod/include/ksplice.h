@@ -73,7 +73,10 @@
  * applied, and back when it is undone, where neither a layout nor an initialiser
  * tells that it must be: the plugin's name, and what it is asked for.
  *
- *   ksplice_transfer("chrdev", "number the regions in order of their names");
+ *   ksplice_transfer("acme", "every open session counts its users");
+ *
+ * The plugin is asked for an item "transfer:acme:every open ..." whose name is
+ * the text. Where it is not installed, or does not take that, create refuses.
  */
 #define ksplice_transfer(plugin, what) \
 	static const char __UNIQUE_ID(ksplice_transfer)[] __used __section(".ksplice.claims") = "transfer:" plugin ":" what
