@@ -8,6 +8,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/core/transfer"
 )
 
@@ -56,9 +57,11 @@ type errMoved struct {
 // Error implements error.
 func (e *errMoved) Error() string { return e.what }
 
-// still turns an error of a read into errMoved where the memory has changed meanwhile.
+// still turns an error of a read into errMoved where the memory has changed meanwhile. A plugin that died, or that is not there, would not
+// do better with other memory.
 func still(s *transfer.Session, err error) error {
-	if err == nil || s == nil {
+	var host *pluginhost.Error
+	if err == nil || errors.As(err, &host) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	if at, moved := s.Moved(); moved {
