@@ -5,14 +5,16 @@ import (
 	"fmt"
 )
 
-//go:embed fixes
+//go:embed fixes corpus
 var fixes embed.FS
 
 // Fix is a real fix of the kernel, taken from the differences between two versions of Debian's source, that changes what existing data mean:
 // a structure gains a member, a lock its type, a table an entry.
 type Fix struct {
-	// Name is the patch's file name without its ending, Release the kernel that it is for: an older one, which does not have it.
+	// Name is the patch's file name without its ending, Release the kernel that it is for: an older one, which does not have it, or a series.
 	Name, Release string
+	// Backwards: the patch takes the fix away, and is in corpus/.
+	Backwards bool
 	// Lines is how many lines its author had to write besides the fix.
 	Lines int
 	// Modules are loaded before.
@@ -21,13 +23,19 @@ type Fix struct {
 	Setup [][]string
 	// Hold are arguments of "exercise hold", which makes objects before the update and uses them at each SIGUSR1; none where there are none.
 	Hold []string
+	// HoldLater are the same of one that makes its objects under the update.
+	HoldLater []string
 	// Show is what a program sees.
 	Show []Effect
 }
 
 // Patch returns the fix.
 func (f Fix) Patch() ([]byte, error) {
-	b, err := fixes.ReadFile("fixes/" + f.Release + "/" + f.Name + ".patch")
+	dir := "fixes/" + f.Release
+	if f.Backwards {
+		dir = "corpus"
+	}
+	b, err := fixes.ReadFile(dir + "/" + f.Name + ".patch")
 	if err != nil {
 		return nil, fmt.Errorf("read the fix %s for %s: %w", f.Name, f.Release, err)
 	}
@@ -63,4 +71,15 @@ var Fixes = []Fix{
 	{Name: "spnego-vet", Release: old61, Modules: []string{"cifs"}, Show: bounded("EPERM", "add-key", "cifs.spnego", "ver=0x2")},
 	{Name: "proc_net-setattr", Release: old61, Show: bounded("EPERM", "chmod", "/proc/self/net", "777")},
 	{Name: "can-raw-destruct", Release: old61, Lines: 12, Modules: []string{"can-raw"}, Hold: []string{"can"}},
+}
+
+// Corpus lists fixes of vulnerabilities, taken backwards to the newest kernel, which need code of their authors'.
+var Corpus = []Fix{
+	{
+		Name: "CVE-2023-42753", Release: "6.1", Backwards: true, Modules: []string{"ip_set_hash_netportnet"},
+		Hold: []string{"ipset", "before"}, HoldLater: []string{"ipset", "under"},
+	},
+	{Name: "CVE-2023-52637", Release: "6.1", Backwards: true, Modules: []string{"can-j1939", "vcan"}, Hold: []string{"j1939"}},
+	{Name: "CVE-2023-52638", Release: "6.1", Backwards: true, Modules: []string{"can-j1939", "vcan"}, Hold: []string{"j1939"}},
+	{Name: "CVE-2024-22099", Release: "6.1", Backwards: true, Modules: []string{"rfcomm", "hci_vhci"}, Hold: []string{"bluetooth"}},
 }

@@ -27,6 +27,8 @@ var holders = map[string]struct {
 	"deadline":  {0, holdDeadline},
 	"iso":       {1, holdISO},
 	"codel":     {1, holdCodel},
+	"ipset":     {1, holdIPSet},
+	"j1939":     {0, holdJ1939},
 }
 
 // hold makes objects and uses them at each SIGUSR1, until SIGTERM.
@@ -118,6 +120,60 @@ func holdCAN([]string) (func() error, error) {
 		open = open[canSockets/2:]
 		return fill()
 	}, fill()
+}
+
+// holdJ1939 keeps two J1939 sockets on a virtual CAN device; each use gives one a filter, sends to it from the other, and makes the
+// other anew.
+func holdJ1939([]string) (func() error, error) {
+	const device = "vcan0"
+	const infoKind = 1
+	body := append(make([]byte, unix.SizeofIfInfomsg), attribute(unix.IFLA_IFNAME, []byte(device+"\x00"))...)
+	body = append(body, attribute(unix.IFLA_LINKINFO, attribute(infoKind, []byte("vcan\x00")))...)
+	if err := route(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("make %s: %w", device, err)
+	}
+	if err := up(device, true); err != nil {
+		return nil, err
+	}
+	i, err := index(device)
+	if err != nil {
+		return nil, err
+	}
+	const from, to, noPGN = 0x20, 0x30, 0x40000
+	open := func(address uint8) (int, error) {
+		fd, err := unix.Socket(unix.AF_CAN, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.CAN_J1939)
+		if err != nil {
+			return 0, fmt.Errorf("make a J1939 socket: %w", err)
+		}
+		return fd, unix.Bind(fd, &unix.SockaddrCANJ1939{Ifindex: int(i), PGN: noPGN, Addr: address})
+	}
+	receiver, err := open(to)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptTimeval(receiver, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+		return nil, err
+	}
+	sender, err := open(from)
+	return func() error {
+		// struct j1939_filter of include/uapi/linux/can/j1939.h: only what comes from that address.
+		const level, option = unix.SOL_CAN_BASE + unix.CAN_J1939, 1
+		filter := append(make([]byte, 24), from, 0xff, 0, 0, 0, 0, 0, 0)
+		if err := unix.SetsockoptString(receiver, level, option, string(filter)); err != nil {
+			return fmt.Errorf("set a filter: %w", err)
+		}
+		if err := unix.Sendto(sender, []byte("hello"), 0, &unix.SockaddrCANJ1939{Ifindex: int(i), PGN: 0x12300, Addr: to}); err != nil {
+			return fmt.Errorf("send over %s: %w", device, err)
+		}
+		if n, err := unix.Read(receiver, make([]byte, 8)); err != nil || n != len("hello") {
+			return fmt.Errorf("receive from %s: %d bytes, %w", device, n, err)
+		}
+		if err := unix.Close(sender); err != nil {
+			return err
+		}
+		sender, err = open(from)
+		return err
+	}, err
 }
 
 // holdBluetooth keeps a virtual controller; each use takes it away and makes a new one (drivers/bluetooth/hci_vhci.c: a packet of type 0xff

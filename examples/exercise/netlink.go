@@ -18,9 +18,14 @@ func attribute(kind uint16, value []byte) []byte {
 
 func number(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-// route sends one request of rtnetlink and returns the kernel's answer: nil or an error number.
+// route sends one request of rtnetlink.
 func route(kind, flags uint16, body []byte) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	return request(unix.NETLINK_ROUTE, kind, flags, body)
+}
+
+// request sends one request of a netlink protocol and returns the kernel's answer: nil or an error number.
+func request(protocol int, kind, flags uint16, body []byte) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return fmt.Errorf("make a netlink socket: %w", err)
 	}

@@ -28,7 +28,9 @@
  * the machine is stopped again; a fail hook may run where its pre hook did not.
  *
  * While the machine stands nothing may sleep, wait for another CPU or take a
- * mutex, which a thread may hold. Spinlocks are free, as is GFP_ATOMIC memory.
+ * mutex, which a thread may hold. Spinlocks are free, as is GFP_ATOMIC memory;
+ * interrupts are off and stay so: spin_unlock_bh and spin_unlock_irq would have
+ * others run (kernel/softirq.c: __local_bh_enable_ip).
  *
  * A hook that runs while the old code does (all of apply but post_apply, and
  * post_reverse) may not call a function that the patch changes: create refuses

@@ -18,17 +18,27 @@ import (
 // TestFixes applies real fixes that change what existing data mean, each to the older kernel that does not have it, with objects in use that
 // were made before: they work before, under and after the update. `make road` runs it; Debian's archive keeps those kernels for some time only.
 func TestFixes(t *testing.T) {
-	vmtest.Need(t)
-	if os.Getenv(allVariable) != "1" {
-		t.Skipf("SKIPPED: %s is not 1: two more kernels are downloaded and prepared", allVariable)
-	}
-	of := map[string][]examples.Fix{}
 	lines := map[int]int{}
 	for _, f := range examples.Fixes {
-		of[f.Release] = append(of[f.Release], f)
 		lines[f.Lines]++
 	}
 	t.Logf("%d fixes, by the lines of code that their authors wrote: %v", len(examples.Fixes), lines)
+	takeFixes(t, examples.Fixes)
+}
+
+// TestCorpus does the same with fixes of vulnerabilities backwards that need hooks or claims.
+func TestCorpus(t *testing.T) { takeFixes(t, examples.Corpus) }
+
+func takeFixes(t *testing.T, all []examples.Fix) {
+	t.Helper()
+	vmtest.Need(t)
+	if os.Getenv(allVariable) != "1" {
+		t.Skipf("SKIPPED: %s is not 1: kernels are downloaded and prepared", allVariable)
+	}
+	of := map[string][]examples.Fix{}
+	for _, f := range all {
+		of[f.Release] = append(of[f.Release], f)
+	}
 	for release, fixes := range of {
 		t.Run(release, func(t *testing.T) {
 			l := prepare(t, release)
@@ -71,11 +81,15 @@ func (l *lab) fix(t *testing.T, f examples.Fix, file string) {
 	l.apply(t, file)
 	shows("new")
 	use()
+	useLater, endLater := l.holds(t, f.HoldLater)
 	use()
+	useLater()
 	l.undo(t, l.id(t, file))
 	shows("old")
 	use()
+	useLater()
 	end()
+	endLater()
 	// A part that stays mapped keeps its field, of no object.
 	for line := range strings.Lines(l.shadows(t)) {
 		if !strings.HasSuffix(line, " 0\n") {
