@@ -20,21 +20,17 @@ func (Unconfigured) Health(context.Context) error { return nil }
 
 // CheckConfig returns a Diagnostic when config has a key that is not among keys or lacks one that is required.
 func CheckConfig(config map[string]string, keys []ConfigKey) error {
-	var known []string
+	var known, unknown []string
 	for _, k := range keys {
 		known = append(known, k.Name)
-		if _, ok := config[k.Name]; k.Required && !ok {
-			return &Diagnostic{Fault: FaultUser, Summary: "configuration key " + k.Name + " is missing", Detail: k.Description}
-		}
 	}
-	var unknown []string
 	for k := range config {
 		if !slices.Contains(known, k) {
 			unknown = append(unknown, k)
 		}
 	}
 	if len(unknown) == 0 {
-		return nil
+		return missing(config, keys)
 	}
 	slices.Sort(unknown)
 	d := &Diagnostic{Fault: FaultUser, Summary: "unknown configuration key " + strings.Join(unknown, ", "), Detail: "the plugin takes no configuration"}
@@ -42,6 +38,15 @@ func CheckConfig(config map[string]string, keys []ConfigKey) error {
 		d.Detail = "the plugin takes: " + strings.Join(known, ", ")
 	}
 	return d
+}
+
+func missing(config map[string]string, keys []ConfigKey) error {
+	for _, k := range keys {
+		if _, ok := config[k.Name]; k.Required && !ok {
+			return &Diagnostic{Fault: FaultUser, Summary: "configuration key " + k.Name + " is missing", Detail: k.Description}
+		}
+	}
+	return nil
 }
 
 // NotImplemented returns the error of a call that a plugin does not have.

@@ -1,11 +1,10 @@
-package sdktest
+package conformance
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -32,14 +31,10 @@ type TransferFixture struct {
 	Check func(undo bool, resp *transform.TransferResponse) error
 }
 
-// Transform checks the contract of a transform plugin: the implementation, or the client of a launched one (LaunchTransform).
-func Transform(t *testing.T, p transform.Transform, fix TransformFixtures) {
-	t.Helper()
-	if _, ok := p.(*transform.Client); !ok {
-		p = ServeTransform(t, p)
-	}
-	s := &transformSuite{Transform: p, fix: fix, dir: t.TempDir()}
-	runChecks(t, s.checks(), checkTimeout)
+// Transform are the checks of a transform plugin; dir is theirs to write to.
+func Transform(p transform.Transform, fix TransformFixtures, dir string) []Check {
+	s := &transformSuite{Transform: p, fix: fix, dir: dir}
+	return bounded(s.checks(), checkTimeout)
 }
 
 type transformSuite struct {

@@ -1,4 +1,4 @@
-package sdktest
+package conformance
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/internal/serve"
 	"github.com/ksplice/ksplice/sdk/plugin"
 	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
 	"github.com/ksplice/ksplice/sdk/transform"
@@ -162,7 +163,11 @@ func fixtures(t *testing.T) ArchFixtures {
 }
 
 func TestArch(t *testing.T) {
-	Arch(t, plain{}, fixtures(t))
+	list, err := Arch(serveArch(t, plain{}), fixtures(t), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	passes(t, list)
 }
 
 // failed runs checks and returns the names of those that fail.
@@ -202,7 +207,7 @@ func TestBadArch(t *testing.T) {
 		{"nothing matches", &arch.Mock{Machine: 62}, "match itself"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, err := newArchSuite(ServeArch(t, c.impl), fix, t.TempDir())
+			s, err := newArchSuite(serveArch(t, c.impl), fix, t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +234,7 @@ func (r *random) Describe(ctx context.Context, req *arch.DescribeRequest) (*arch
 }
 
 func TestRandomArch(t *testing.T) {
-	s, err := newArchSuite(ServeArch(t, &random{Mock: arch.Mock{Real: plain{}}}), fixtures(t), t.TempDir())
+	s, err := newArchSuite(serveArch(t, &random{Mock: arch.Mock{Real: plain{}}}), fixtures(t), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,12 +244,12 @@ func TestRandomArch(t *testing.T) {
 }
 
 func TestBackend(t *testing.T) {
-	Backend(t, &backend.Mock{}, BackendFixtures{})
+	passes(t, Backend(serveBackend(t, &backend.Mock{}), BackendFixtures{}, t.TempDir()))
 	for call, want := range map[string]string{
 		"Probe": "probe unknown kernels", "Prepare": "prepare unknown kernels", "Compile": "garbage", "Link": "garbage", "Facts": "garbage", "Units": "garbage",
 		"Info": "info", "Configure": "configure",
 	} {
-		s := &backendSuite{dir: t.TempDir, Backend: ServeBackend(t, &backend.Mock{Failures: map[string]plugin.Failure{call: plugin.FailLie}})}
+		s := &backendSuite{root: t.TempDir(), Backend: serveBackend(t, &backend.Mock{Failures: map[string]plugin.Failure{call: plugin.FailLie}})}
 		if got := failed(t, s.checks()); !slices.Contains(got, want) {
 			t.Errorf("a lie in %s: checks that fail = %q, want %q among them", call, got, want)
 		}
@@ -314,7 +319,7 @@ func (f *flood) Transfer(stream grpc.BidiStreamingServer[pb.TransferCall, pb.Tra
 // TestFlood: of ten million sets the host reads little more than it takes.
 func TestFlood(t *testing.T) {
 	f := &flood{}
-	conn := serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, f) })
+	conn := serve.Serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, f) })
 	_, err := transform.NewClient(conn, "flood").Transfer(t.Context(), &transform.TransferRequest{}, &finder{walk: twoObjects, found: map[handle]bool{}})
 	if err == nil || !strings.Contains(err.Error(), "more than 1048576 sets") {
 		t.Errorf("ten million sets: %v", err)
@@ -335,7 +340,7 @@ func TestTransferStream(t *testing.T) {
 		"two results": {[]*pb.TransferEvent{result(), result()}, "something follows its result"},
 		"a result":    {[]*pb.TransferEvent{result()}, ""},
 	} {
-		conn := serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, &sayer{say: c.say}) })
+		conn := serve.Serve(t, plugin.KindTransform, &transform.Mock{}, func(s *grpc.Server) { pb.RegisterTransformServer(s, &sayer{say: c.say}) })
 		_, err := transform.NewClient(conn, "sayer").Transfer(t.Context(), &transform.TransferRequest{}, &finder{})
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -374,14 +379,14 @@ func TestTransform(t *testing.T) {
 			}
 			return nil
 		}}}
-	Transform(t, &carrier{}, fix)
+	passes(t, Transform(serveTransform(t, &carrier{}), fix, t.TempDir()))
 	fix.Transfers = nil
-	Transform(t, &transform.Mock{}, fix)
+	passes(t, Transform(serveTransform(t, &transform.Mock{}), fix, t.TempDir()))
 	for failure, want := range map[plugin.Failure]string{
 		plugin.FailLie: "plan nothing", plugin.FailNil: "plan nothing", plugin.FailPanic: "plan strangers", plugin.FailError: "plan",
 	} {
 		s := &transformSuite{fix: fix, dir: t.TempDir(),
-			Transform: ServeTransform(t, &transform.Mock{Failures: map[string]plugin.Failure{"Plan": failure}})}
+			Transform: serveTransform(t, &transform.Mock{Failures: map[string]plugin.Failure{"Plan": failure}})}
 		if got := failed(t, s.checks()); !slices.Contains(got, want) {
 			t.Errorf("%s: checks that fail = %q, want %q among them", failure, got, want)
 		}
@@ -395,13 +400,38 @@ func (bare) Info(ctx context.Context) (*plugin.Info, error) { return plain{}.Inf
 
 // TestHungArch: a plugin that never answers, but obeys, passes for one that is slow.
 func TestHungArch(t *testing.T) {
-	a := ServeArch(t, &arch.Mock{Failures: map[string]plugin.Failure{"Describe": plugin.FailHang}})
+	a := serveArch(t, &arch.Mock{Failures: map[string]plugin.Failure{"Describe": plugin.FailHang}})
 	for i := range 5 {
 		if err := givenUp(t.Context(), i, func(ctx context.Context) error {
 			_, err := a.Describe(ctx, &arch.DescribeRequest{})
 			return err
 		}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+func serveArch(t testing.TB, impl arch.Arch) *arch.Client {
+	t.Helper()
+	return arch.NewClient(serve.Serve(t, plugin.KindArch, impl, func(s *grpc.Server) { arch.Register(s, impl) }), "arch plugin under test")
+}
+
+func serveBackend(t testing.TB, impl backend.Backend) *backend.Client {
+	t.Helper()
+	return backend.NewClient(serve.Serve(t, plugin.KindBackend, impl, func(s *grpc.Server) { backend.Register(s, impl) }), "backend plugin under test")
+}
+
+func serveTransform(t testing.TB, impl transform.Transform) *transform.Client {
+	t.Helper()
+	return transform.NewClient(serve.Serve(t, plugin.KindTransform, impl, func(s *grpc.Server) { transform.Register(s, impl) }), "transform plugin under test")
+}
+
+// passes wants a plugin to meet all requirements.
+func passes(t *testing.T, list []Check) {
+	t.Helper()
+	for _, c := range list {
+		if err := c.Run(t.Context()); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package sdktest
+package conformance
 
 import (
 	"context"
@@ -8,8 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"testing"
-	"time"
+	"strconv"
 
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
@@ -28,32 +27,34 @@ type BackendFixtures struct {
 	Config map[string]string
 }
 
-// buildTimeout bounds a check that prepares or compiles.
-const buildTimeout = time.Hour
-
-// Backend checks the contract of a backend: the implementation, or the client of a launched one (LaunchBackend).
-func Backend(t *testing.T, b backend.Backend, fix BackendFixtures) {
-	t.Helper()
-	if _, ok := b.(*backend.Client); !ok {
-		b = ServeBackend(t, b)
-	}
+// Backend are the checks of a backend; dir is theirs to write to.
+func Backend(b backend.Backend, fix BackendFixtures, dir string) []Check {
+	s := &backendSuite{Backend: b, fix: fix, root: dir}
 	if fix.CacheDir == "" {
-		fix.CacheDir = t.TempDir()
+		s.fix.CacheDir = s.dir()
 	}
-	s := &backendSuite{Backend: b, fix: fix, dir: t.TempDir}
-	runChecks(t, s.checks(), checkTimeout)
-	if fix.Release == "" {
-		return
+	list := bounded(s.checks(), checkTimeout)
+	if fix.Release != "" {
+		list = append(list, bounded(s.buildChecks(), buildTimeout)...)
 	}
-	runChecks(t, s.buildChecks(), buildTimeout)
+	return list
 }
 
 type backendSuite struct {
 	backend.Backend
 	fix  BackendFixtures
-	dir  func() string
+	root string // below which each directory is made
+	dirs int
 	tree *backend.Tree
 	unit backend.Unit
+}
+
+// dir makes a directory. Whoever uses one that cannot be made says so.
+func (s *backendSuite) dir() string {
+	s.dirs++
+	dir := filepath.Join(s.root, strconv.Itoa(s.dirs))
+	_ = os.MkdirAll(dir, 0o700)
+	return dir
 }
 
 func (s *backendSuite) checks() []check {

@@ -1,4 +1,4 @@
-package sdktest
+package conformance
 
 import (
 	"bytes"
@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -27,17 +26,13 @@ type ArchFixtures struct {
 	Config map[string]string
 }
 
-// Arch checks the contract of an architecture plugin: the implementation, or the client of a launched one (LaunchArch).
-func Arch(t *testing.T, a arch.Arch, fix ArchFixtures) {
-	t.Helper()
-	if _, ok := a.(*arch.Client); !ok {
-		a = ServeArch(t, a)
-	}
-	s, err := newArchSuite(a, fix, t.TempDir())
+// Arch are the checks of an architecture plugin; dir is theirs to write to.
+func Arch(a arch.Arch, fix ArchFixtures, dir string) ([]Check, error) {
+	s, err := newArchSuite(a, fix, dir)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	runChecks(t, s.checks(), checkTimeout)
+	return bounded(s.checks(), checkTimeout), nil
 }
 
 // archSuite is the suite for one plugin.
