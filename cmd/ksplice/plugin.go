@@ -137,6 +137,8 @@ func checkPlugin(ctx context.Context, e *env, path string, flags *pluginFlags) e
 			Source: flags.source, Header: flags.header, Config: flags.options}, dir)
 	case plugin.KindTransform:
 		list = conformance.Transform(transform.NewClient(conn, path), conformance.TransformFixtures{Config: flags.options}, dir)
+	default:
+		return usagef("%s says that it is a plugin of the kind %q: there are %s, %s and %s", path, info.Kind, plugin.KindArch, plugin.KindBackend, plugin.KindTransform)
 	}
 	return e.verdicts(ctx, path, list)
 }
