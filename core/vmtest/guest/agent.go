@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,8 +24,12 @@ import (
 // portWait bounds the wait for the port to appear after its driver was loaded.
 const portWait = time.Minute
 
-// drain is how long output is still awaited when a process has ended but others hold its pipes.
-const drain = 500 * time.Millisecond
+// drain is how long output is still awaited when a process has ended, nothing of its is on the way, and others hold its pipes; longest bounds
+// that where they go on writing.
+const (
+	drain   = 500 * time.Millisecond
+	longest = 30 * time.Second
+)
 
 type server struct {
 	sending sync.Mutex // guards enc
@@ -150,10 +156,12 @@ func (s *server) start(req wire.Request) {
 	s.send(wire.Reply{ID: req.ID, Event: wire.Started, PID: p.Pid})
 
 	var copying sync.WaitGroup
+	sources := make([]*source, len(readers))
 	for i, r := range readers {
+		sources[i] = &source{File: r}
 		copying.Go(func() {
 			defer r.Close()
-			_ = s.stream(req.ID, i+1, r)
+			_ = s.stream(req.ID, i+1, sources[i])
 		})
 	}
 	state, err := p.Wait()
@@ -163,10 +171,7 @@ func (s *server) start(req wire.Request) {
 	// What the process left running may hold the pipes: its later output is still sent, but not waited for.
 	dry := make(chan struct{})
 	go func() { copying.Wait(); close(dry) }()
-	select {
-	case <-dry:
-	case <-time.After(drain):
-	}
+	settle(dry, sources)
 	if err != nil {
 		s.done(req.ID, fmt.Errorf("wait for process %d: %w", p.Pid, err))
 		return
@@ -176,6 +181,46 @@ func (s *server) start(req wire.Request) {
 		code = 128 + int(status.Signal())
 	}
 	s.send(wire.Reply{ID: req.ID, Event: wire.Exit, Code: code})
+}
+
+// source is the reading end of a process's pipe.
+type source struct {
+	*os.File
+	taken atomic.Bool // what was read is being sent
+}
+
+// Read implements io.Reader. Whoever reads again has sent what it read before.
+func (s *source) Read(p []byte) (int, error) {
+	s.taken.Store(false)
+	n, err := s.File.Read(p)
+	s.taken.Store(true)
+	return n, err
+}
+
+// quiet says that nothing is in the pipe, nor on its way to the host.
+func (s *source) quiet() bool {
+	left := 0
+	raw, err := s.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { left, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	return left == 0 && (err != nil || !s.taken.Load()) // it is closed where there is an error
+}
+
+// settle waits until the pipes are at their end, or have been quiet for a while. On a busy machine it takes what was written longer than that
+// to be sent.
+func settle(dry <-chan struct{}, sources []*source) {
+	end := time.Now().Add(longest)
+	for since := time.Now(); time.Since(since) < drain && time.Now().Before(end); {
+		select {
+		case <-dry:
+			return
+		case <-time.After(drain / 20):
+		}
+		if slices.ContainsFunc(sources, func(s *source) bool { return !s.quiet() }) {
+			since = time.Now()
+		}
+	}
 }
 
 func (s *server) stream(id uint64, stream int, r io.Reader) error {
