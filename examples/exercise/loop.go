@@ -53,8 +53,8 @@ func loop(args []string) error {
 	if *procs < 1 || *procs > 256 {
 		return fmt.Errorf("-procs %d is not between 1 and 256: %w", *procs, errUsage)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	// Caught to the very end: a second SIGTERM comes while the counts are on their way (spread), and would end the process.
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	deadline, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
 
