@@ -223,9 +223,9 @@ struct ksplice_arrived {
  *
  * Guards are all that was read to come to it: every byte is compared in the
  * stop. Sets lie inside of them. Guards and sets are in order of address, and
- * none lies over another of its kind. Attachments give objects shadow fields, which a part
- * of the update must have; an object that has the field keeps what it has, and
- * constructors do not run. Memory that is read-only or code is not written, nor
+ * none lies over another of its kind. Attachments give objects shadow fields,
+ * which an applied update or this one must have; an object that has the field
+ * keeps what it has, and constructors do not run. Memory that is read-only or code is not written, nor
  * what the update's own parts write. What an update has transferred is taken
  * back by a transfer of its undo, without which it is not undone.
  */

@@ -569,7 +569,6 @@ bool ksplice_shadow_put(struct ksplice_entry *e)
 
 	if (e->field->spared)
 		return false;
-
 	hlist_for_each_entry(old, bucket, node) {
 		if (old->object == e->object && old->field == e->field)
 			return false;

@@ -102,10 +102,12 @@ func (o *Options) patiently(ctx context.Context, do func() error) error {
 
 // look runs all transfers without a commit.
 func (o *Options) look(ctx context.Context, m kernel.Memory, list []transfer.Bound) (s *transfer.Session, err error) {
-	return s, o.patiently(ctx, func() error {
+	err = o.patiently(ctx, func() error {
+		var err error
 		_, s, err = o.read(ctx, m, list, false)
 		return still(s, err)
 	})
+	return s, err
 }
 
 // commitAll runs the transaction's commit with the state transfers that belong to it, as often as it takes until what they read holds still.

@@ -429,8 +429,8 @@ func TestMaxChanges(t *testing.T) {
 		w := newWorld(t)
 		err := w.run(false, &transform.Walk{Global: "root"}, func([]transform.Object) transform.TransferResponse { return resp })
 		refused(t, err, "more than 1048576")
-		if e := new(transform.ErrTooMany); !errors.As(err, &e) {
-			t.Errorf("%v is no ErrTooMany", err)
+		if e := new(transform.TooManyError); !errors.As(err, &e) {
+			t.Errorf("%v is no TooManyError", err)
 		}
 	}
 }

@@ -149,7 +149,7 @@ func (s *Session) Run(ctx context.Context, t *Bound, p transform.Transform, undo
 // take notes what a plugin wants changed.
 func (s *Session) take(types *types, resp *transform.TransferResponse, undo bool) error {
 	if n := max(len(resp.Sets), len(resp.Attaches)); n > transform.MaxChanges {
-		return &transform.ErrTooMany{What: "changes"}
+		return &transform.TooManyError{What: "changes"}
 	}
 	for i := range resp.Sets {
 		if err := s.set(types, &resp.Sets[i]); err != nil {

@@ -88,7 +88,7 @@ func (h *hosted) event(ctx context.Context, e *pb.TransferEvent) error {
 		h.out.Attaches = append(h.out.Attaches, wire.Unpack(e.Changes.GetAttaches(), attachFrom)...)
 		for what, n := range map[string]int{"sets": len(h.out.Sets), "attachments": len(h.out.Attaches)} {
 			if n > MaxChanges {
-				return wire.Nonsense(h.label, "Transfer", &ErrTooMany{what})
+				return wire.Nonsense(h.label, "Transfer", &TooManyError{what})
 			}
 		}
 		return nil

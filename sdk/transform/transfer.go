@@ -158,10 +158,10 @@ type TransferResponse struct {
 // MaxChanges bounds the sets of a transfer, and the attachments (kmod/ksplice_uapi.h, KSPLICE_MAX_SETS).
 const MaxChanges = 1 << 20
 
-// ErrTooMany says that a plugin wants more changed than a transfer can.
-type ErrTooMany struct{ What string }
+// TooManyError says that a plugin wants more changed than a transfer can.
+type TooManyError struct{ What string }
 
 // Error implements error.
-func (e *ErrTooMany) Error() string {
+func (e *TooManyError) Error() string {
 	return fmt.Sprintf("it returns more than %d %s", MaxChanges, e.What)
 }

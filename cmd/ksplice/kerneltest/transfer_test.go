@@ -138,6 +138,7 @@ func (l *lab) vendorExample(t *testing.T, file string) {
 		if err := json.Unmarshal([]byte(out), &r); err != nil || r.Transfer.Objects != len(before) || r.Transfer.Sets == 0 {
 			t.Fatalf("%v: the transfer was %+v, with %d regions", err, r.Transfer, len(before))
 		}
+		t.Logf("%d regions: %+v", len(before), r.Transfer)
 		after := l.regions(t)
 		for _, want := range []string{"1 mem 0-255", "5 /dev/tty 0-0", "5 /dev/console 1-1"} {
 			if !slices.Contains(after, want) {
@@ -199,6 +200,9 @@ func (l *lab) faultyTransfers(t *testing.T, file string) {
 		out := r.Stdout + r.Stderr
 		if r.Exit != f.exit || !strings.Contains(out, f.words) {
 			t.Errorf("%s: exit code %d, want %d and the words %q:\n%s", mode, r.Exit, f.exit, f.words, out)
+		}
+		if what := "of the long unsigned int at 0x"; mode == "busy" && !strings.Contains(out, what) {
+			t.Errorf("%s: it does not say what moved, %q:\n%s", mode, what, out)
 		}
 		if n := strings.Count(strings.TrimSpace(out), "\n"); n > 4 && mode != "panic" && mode != "many" { // one has a stack, the other shows how far it is
 			t.Errorf("%s: the error has %d lines:\n%s", mode, n, out)
