@@ -66,6 +66,35 @@ func randomPatch() []byte {
 `), header))
 }
 
+// kindsPatch changes a function of each of three files, and asks for a walk over a container of the kernel's own in each.
+func kindsPatch() []byte {
+	ask := func(what string) string {
+		return "+#include <ksplice.h>\n+ksplice_transfer(\"faulty\", \"" + what + "\");\n"
+	}
+	return []byte(edit("kernel/pid.c", " EXPORT_SYMBOL_GPL(find_pid_ns);\n \n"+ask("idr")+` struct pid *find_vpid(int nr)
+ {
++	if (nr < 0)
++		return NULL;
+ 	return find_pid_ns(nr, task_active_pid_ns(current));
+ }
+`) + edit("kernel/user.c", "  */\n"+ask("hlist")+` struct user_struct *find_user(kuid_t uid)
+ {
+ 	struct user_struct *ret;
+ 	unsigned long flags;
+ 
++	if (!uid_valid(uid))
++		return NULL;
+ 	spin_lock_irqsave(&uidhash_lock, flags);
+`) + edit("mm/vmalloc.c", "  */\n"+ask("tree")+` struct vm_struct *find_vm_area(const void *addr)
+ {
+ 	struct vmap_area *va;
+ 
++	if (!addr)
++		return NULL;
+ 	va = find_vmap_area((unsigned long)addr);
+`))
+}
+
 // TestTransfer: a vendor's plugin fills in a member for objects of before the update, and takes that back; and whatever a plugin does
 // wrong, the kernel is as it was.
 func TestTransfer(t *testing.T) {
@@ -83,9 +112,17 @@ func TestTransfer(t *testing.T) {
 		l.refusedTransfers(t, config, text)
 		chrdev := l.create(t, "chrdev", text, "--config", config)
 		random := l.create(t, "random", randomPatch(), "--config", config)
+		kinds := l.create(t, "kinds", kindsPatch(), "--config", config)
 		l.boot(t, vmtest.Options{MemoryMiB: 2048})
 		l.MustRun(t, "sh", "-c", fmt.Sprintf("printf '[plugins]\\ndirs = [\"%s\"]\\n' >%s", guestPlugins, guestConfig))
 		l.vendorExample(t, chrdev)
+		out := l.must(t, exitOK, "fits", "check", "--config", l.mode(t, "marks"), kinds)
+		for _, what := range []string{"idr", "hlist", "tree"} {
+			if !strings.Contains(out, what+": all right") {
+				t.Errorf("the walk %q is not told:\n%s", what, out)
+			}
+		}
+		t.Logf("%s", out)
 		l.faultyTransfers(t, random)
 		l.MustRun(t, guestTool, "transfer")
 	})

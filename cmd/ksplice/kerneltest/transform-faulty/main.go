@@ -178,6 +178,10 @@ func (*faulty) Plan(_ context.Context, req *transform.PlanRequest) (*transform.P
 		}
 		resp.Claimed = append(resp.Claimed, i.ID)
 		resp.Because[i.ID] = "a test"
+		if k, ok := kinds[i.Name]; ok {
+			resp.Transfers[i.ID] = transform.TransferPlan{Globals: []string{k.global}, Types: []string{k.typ}, Data: []byte(i.Name)}
+			continue
+		}
 		resp.Transfers[i.ID] = transform.TransferPlan{Globals: strings.Fields(i.Name), Data: []byte(i.Name),
 			Types: []string{"struct list_head", "struct ctl_table", "char"}}
 	}
@@ -186,6 +190,9 @@ func (*faulty) Plan(_ context.Context, req *transform.PlanRequest) (*transform.P
 
 // Transfer implements transform.Transform. At undo it does nothing.
 func (f *faulty) Transfer(ctx context.Context, req *transform.TransferRequest, s transform.State) (*transform.TransferResponse, error) {
+	if k, ok := kinds[string(req.Data)]; ok {
+		return k.walk(ctx, string(req.Data), s)
+	}
 	run := modes[f.mode]
 	if string(req.Data) != "random_table base_crng crngs jiffies" {
 		return nil, plugin.Errorf(plugin.FaultInternal, "", "the plan's data came back as %q", req.Data)
