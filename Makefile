@@ -57,14 +57,15 @@ kmod: ## the kernel module for the running kernel, or for KERNEL=RELEASE; needs 
 generate: ## the generated Go code again (needs protobuf-compiler)
 	$(GO) generate ./...
 
-install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel module's source for dkms; honours DESTDIR
+install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel module's source for dkms, a systemd unit; honours DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins $(DESTDIR)/usr/src/ksplice-$(VERSION)
 	install -m 755 bin/ksplice $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(addprefix bin/plugins/,$(notdir $(PLUGINS))) $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins/
 	install -m 644 $(filter-out %.mod.c,$(wildcard kmod/*.c)) $(wildcard kmod/*.h kmod/Kbuild kmod/Makefile kmod/dkms.conf) \
 		$(DESTDIR)/usr/src/ksplice-$(VERSION)/
-	install -d $(DESTDIR)/usr/src/ksplice-$(VERSION)/include
+	install -d $(DESTDIR)/usr/src/ksplice-$(VERSION)/include $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 kmod/include/*.h $(DESTDIR)/usr/src/ksplice-$(VERSION)/include/
+	sed 's|@bindir@|$(PREFIX)/bin|' cmd/ksplice/package/ksplice.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ksplice.service
 
 clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
 	rm -rf bin out

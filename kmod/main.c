@@ -13,6 +13,7 @@
 #include <linux/kobject.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/notifier.h>
 #include <linux/suspend.h>
 
@@ -30,6 +31,14 @@ static_assert(sizeof(struct ksplice_result) == 296);
 static_assert(sizeof(struct ksplice_conflict) == 160);
 static_assert(sizeof(struct ksplice_arm) == 408);
 static_assert(sizeof(struct ksplice_arrived) == 392);
+
+/*
+ * Read by the ksplice command, on the kernel's command line: the module itself
+ * does nothing else then. Of a word that it does not know the loader would warn.
+ */
+static bool disable;
+module_param(disable, bool, 0444);
+MODULE_PARM_DESC(disable, "on the kernel's command line: persistent updates are not applied at boot");
 
 struct kobject *ksplice_kobj;
 

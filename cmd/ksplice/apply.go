@@ -17,6 +17,7 @@ import (
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/freeze"
 	"github.com/ksplice/ksplice/core/kept"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
@@ -236,6 +237,7 @@ func applyCommand() *command {
 	var t tries
 	var l late
 	var replaced replace
+	var persistent keep
 	return &command{
 		name: "apply", args: "FILE", summary: "apply an update to the running kernel",
 		help: `Does what check does, then loads the update's parts and redirects the replaced functions in one short stop of
@@ -244,12 +246,13 @@ with the process's number, name and the function: run it again when the process 
 sleeps in the function, --freeze freezes just those that are in the way (cgroup v2) and lets them go when it is decided:
 they see what a stop and SIGCONT would show them, an EINTR from epoll_wait for example (signal(7)).
 A part whose module is not loaded is armed: it goes in as soon as the module is live, or before its init runs (--before-init).
-A cumulative update takes the place of earlier ones in the same stop (--replace). It needs root and the ksplice kernel module (modprobe ksplice).`,
+A cumulative update takes the place of earlier ones in the same stop (--replace). With --persist it is applied again at each boot of this kernel. It needs root and the ksplice kernel module (modprobe ksplice).`,
 		example: "ksplice apply fix.ksplice\nksplice apply --replace 3f9c2ab1 all-fixes.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			t.flags(fs)
 			replaced.flags(fs)
 			l.flags(fs)
+			persistent.flags(fs)
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
@@ -270,8 +273,16 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 			}
 			r, err := apply.Apply(ctx, u, opts)
 			p.close()
+			if persistent.already(err) {
+				r, err = &apply.Report{ID: u.Manifest.ID, Notes: []string{"it was applied before"}}, nil
+			}
 			if err != nil {
 				return err
+			}
+			if persistent.on {
+				if err := persistent.set(u, path, opts.Replace); err != nil {
+					return err
+				}
 			}
 			return e.result(r, func(w io.Writer) {
 				if r.Changes() {
@@ -290,6 +301,9 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 					}
 					fmt.Fprintf(w, "armed\tmodule %s is not loaded: its part goes in %s\n", m, when)
 				}
+				if persistent.on {
+					fmt.Fprintf(w, "persistent\t%s is applied again at each boot of this kernel\n", r.ID)
+				}
 				printNotes(w, r)
 			})
 		},
@@ -301,7 +315,8 @@ func undoCommand() *command {
 	return &command{
 		name: "undo", args: "ID", summary: "reverse an applied update",
 		help: `Puts the old functions back in one short stop of the machine and removes the update's code. ID is what apply and
-status show; its beginning is enough. An update on which another one stands cannot be undone before that one.`,
+status show; its beginning is enough. An update on which another one stands cannot be undone before that one. One that was
+persistent is not applied at boot any more.`,
 		example: "ksplice undo 3f9c2ab1",
 		flags:   t.flags,
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -320,6 +335,10 @@ status show; its beginning is enough. An update on which another one stands cann
 			if err != nil {
 				return err
 			}
+			forgotten, err := persist.Default().Remove(r.ID)
+			if err != nil {
+				return fmt.Errorf("update %s is undone, but may be applied again at the next boot: %w", r.ID, err)
+			}
 			return e.result(r, func(w io.Writer) {
 				if r.Pause > 0 { // the functions of a module's init have gone before
 					transferred(w, r.Transfer, "set back")
@@ -329,6 +348,9 @@ status show; its beginning is enough. An update on which another one stands cann
 					fmt.Fprintf(w, "disarmed\t%s: module %s\n", r.ID, m)
 				}
 				frozen(w, r.Frozen)
+				if forgotten {
+					fmt.Fprintf(w, "forgotten\t%s: it is not applied at boot any more\n", r.ID)
+				}
 				if r.StaysMapped {
 					fmt.Fprintf(w, "note\tits code stays in memory, unused: addresses of it may still be held somewhere\n")
 				}

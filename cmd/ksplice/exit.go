@@ -16,6 +16,7 @@ import (
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kernel"
 	"github.com/ksplice/ksplice/core/match"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
@@ -45,7 +46,7 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError)}
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError), new(*persist.SuspendedError), new(*persist.UnsafeError), new(*bootError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {

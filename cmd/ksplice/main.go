@@ -48,6 +48,7 @@ type env struct {
 
 func commands() []*command {
 	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(),
+		persistCommand(),
 		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
 }
 

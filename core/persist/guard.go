@@ -1,0 +1,120 @@
+package persist
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Attempt is what the guard remembers of a boot that applies updates, from before the first one until the machine has lived for a while.
+type Attempt struct {
+	// Boot is the boot's ID (/proc/sys/kernel/random/boot_id).
+	Boot  string    `json:"boot"`
+	Begun time.Time `json:"begun"`
+	// Applying is the update that was being applied last.
+	Applying string `json:"applying,omitempty"`
+	// Suspended says that a later boot found it: that one died, and nothing is applied at boot until somebody says so.
+	Suspended bool `json:"suspended,omitempty"`
+}
+
+// SuspendedError says that an earlier boot died while it applied updates, or soon after.
+type SuspendedError struct{ Attempt Attempt }
+
+// Error implements error.
+func (e *SuspendedError) Error() string {
+	last := ""
+	if e.Attempt.Applying != "" {
+		last = fmt.Sprintf("; the last one was %s", e.Attempt.Applying)
+	}
+	return fmt.Sprintf("the boot that applied them at %s died of it, or soon after%s. Nothing is applied at boot until you run `ksplice persist resume`",
+		e.Attempt.Begun.Format(time.DateTime), last)
+}
+
+func (s Store) guard() string { return filepath.Join(s.root, "boot.json") }
+
+// Guarded returns what the guard remembers; nil: nothing, no boot is under way and none died.
+func (s Store) Guarded() (*Attempt, error) {
+	b, err := os.ReadFile(s.guard())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what came of the last boot: %w", err)
+	}
+	var a Attempt
+	if err := json.Unmarshal(b, &a); err != nil {
+		// A file that says nothing is no proof that the machine lived.
+		return &Attempt{Suspended: true}, nil
+	}
+	return &a, nil
+}
+
+// Begin is called before the first update of a boot. It returns a *SuspendedError where an earlier boot's attempt was never settled.
+func (s Store) Begin(boot string) error {
+	a, err := s.Guarded()
+	if err != nil {
+		return err
+	}
+	if a != nil && (a.Suspended || a.Boot != boot) {
+		if !a.Suspended {
+			a.Suspended = true
+			if err := s.remember(a); err != nil {
+				return err
+			}
+		}
+		return &SuspendedError{*a}
+	}
+	return s.remember(&Attempt{Boot: boot, Begun: time.Now()})
+}
+
+// Applying is called before each update of a boot that has begun.
+func (s Store) Applying(boot, id string) error {
+	return s.remember(&Attempt{Boot: boot, Begun: time.Now(), Applying: id})
+}
+
+// Settle says that this boot has outlived its updates, or goes down in good order.
+func (s Store) Settle() error {
+	if err := os.Remove(s.guard()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the last boot: %w", err)
+	}
+	if err := syncDir(s.root); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget the last boot: %w", err)
+	}
+	return nil
+}
+
+func (s Store) remember(a *Attempt) error {
+	b, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("remember this boot: %w", err)
+	}
+	return s.save(s.guard(), b)
+}
+
+// What keeps updates from being applied at boot by hand.
+const (
+	// Parameter is a word of the kernel's command line.
+	Parameter = "ksplice.disable"
+	// DisableFile is a file that need only exist.
+	DisableFile = "/etc/ksplice/disable"
+)
+
+// Disabled says what keeps updates from being applied at boot; empty: nothing does. cmdline is the kernel's (/proc/cmdline), file DisableFile.
+func Disabled(cmdline, file string) string {
+	for _, word := range strings.Fields(cmdline) {
+		name, value, has := strings.Cut(word, "=")
+		// As the kernel reads a switch (lib/kstrtox.c:kstrtobool).
+		if name == Parameter && (!has || !strings.ContainsAny(value[:min(1, len(value))], "0nN") && value != "off") {
+			return Parameter + " is on the kernel's command line"
+		}
+	}
+	if _, err := os.Lstat(file); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return file + " is there"
+	}
+	return ""
+}
