@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ksplice/ksplice/plugins/internal/kbuild"
+	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ksplice/ksplice/plugins/internal/kbuild"
 	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/kbuild"
 )
 
 // counting counts how often the package lists are asked.

@@ -15,8 +15,8 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/ksplice/ksplice/plugins/internal/kbuild"
 	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 

@@ -17,7 +17,7 @@ import (
 // others include, stands for all built units that include it, directly or not. That set may be too large (a name that could
 // mean several files counts for each), never too small; units whose source is made during the build (tables, mostly) are
 // not looked into.
-func Units(ctx context.Context, req *backend.UnitsRequest) (*backend.UnitsResponse, error) {
+func (Service) Units(ctx context.Context, req *backend.UnitsRequest) (*backend.UnitsResponse, error) {
 	t, err := openFor(req.Tree)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,24 @@
-// Package kbuild builds single translation units of a Linux kernel with the kernel's own build system, and makes modules
-// and finds units in it. Backends call it: they bring a tree together, Finish makes it ready, and Builder then serves the
-// calls of backend.Backend that do not depend on where the tree came from.
+// Package kbuild is a toolkit for backends of kernels that are built by the kernel's own build system, as all distributions' and
+// vendors' are. A backend says which kernels it has and brings the files of one together; the rest is here, and common to
+// all of them: single translation units are compiled as the kernel's makefiles would, found, linked to modules, and trees are kept.
+//
+// A backend embeds Service, which serves the calls of backend.Backend that need a prepared tree and nothing else, and writes Probe and
+// Prepare. Prepare calls Store.Make with a key that names all the files the tree is made of, and a function that fills an empty
+// directory when there is no such tree yet; Tree.Describe makes the answer of it:
+//
+//	type Backend struct{ kbuild.Service }
+//
+//	func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*backend.Tree, error) {
+//		// Which files are this kernel's, and their digests: key.
+//		t, reused, err := kbuild.NewStore(req.CacheDir).Make(ctx, key, progress, func(root string) (*kbuild.Info, error) {
+//			// Unpack the source to root, with .config and Module.symvers; `make modules_prepare` by Run.
+//			return &kbuild.Info{Release: req.Release, Machine: machine, CC: cc}, nil
+//		})
+//		if err != nil {
+//			return nil, err
+//		}
+//		return t.Describe(ctx, reused)
+//	}
 //
 // A tree on disk is a directory with three things: root, the kernel's sources with its configuration and generated headers
 // built in place; state, what was learned about it (the make environment, evaluated directories, includes, compiler
@@ -35,16 +53,16 @@ const (
 
 // Info is what tree.json holds.
 type Info struct {
-	// Layout is the layout's version; Finish fills it in.
+	// Layout is the layout's version; Store.Make fills it in.
 	Layout string `json:"layout"`
-	// Key names the inputs the tree was made of.
+	// Key names the inputs the tree was made of; Store.Make fills it in.
 	Key string `json:"key"`
 	// Release and Version are the kernel's `uname -r` and `uname -v`.
 	Release string `json:"release"`
 	Version string `json:"version"`
 	// Banner names the kernel for people.
 	Banner string `json:"banner"`
-	// Arch is the kernel's name of the architecture (SRCARCH), Machine the ELF machine number.
+	// Arch is the kernel's name of the architecture (SRCARCH), asked of the kernel's makefiles where it is empty; Machine the ELF machine number.
 	Arch    string `json:"arch"`
 	Machine uint16 `json:"machine"`
 	// CC is the compiler's command.
@@ -71,8 +89,8 @@ func (t *Tree) state(name ...string) string {
 	return filepath.Join(append([]string{t.Dir, stateName}, name...)...)
 }
 
-// Open opens the tree in dir. The error is os.ErrNotExist when there is none, when it is not complete or of another layout.
-func Open(dir string) (*Tree, error) {
+// open opens the tree in dir. The error is os.ErrNotExist when there is none, when it is not complete or of another layout.
+func open(dir string) (*Tree, error) {
 	b, err := os.ReadFile(filepath.Join(dir, treeName))
 	if err != nil {
 		return nil, err
@@ -95,7 +113,7 @@ func openFor(t *backend.Tree) (*Tree, error) {
 	if t == nil || filepath.Base(t.Root) != rootName {
 		return nil, errors.New("the request names no tree of this backend")
 	}
-	tree, err := Open(filepath.Dir(t.Root))
+	tree, err := open(filepath.Dir(t.Root))
 	if err != nil {
 		return nil, fmt.Errorf("open tree: %w", err)
 	}

@@ -31,7 +31,7 @@ type toolDigest struct {
 
 // toolchain looks at the compiler's command, which has defaults of its own, its cc1 and the assembler.
 func (t *Tree) toolchain(ctx context.Context) (*toolchain, error) {
-	version, err := CompilerVersion(ctx, t.CC)
+	version, err := compilerVersion(ctx, t.CC)
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +86,8 @@ func (t *Tree) toolchain(ctx context.Context) (*toolchain, error) {
 	return tc, nil
 }
 
-// CompilerVersion is the first line that a compiler says of itself.
-func CompilerVersion(ctx context.Context, cc string) (string, error) {
+// compilerVersion is the first line that a compiler says of itself.
+func compilerVersion(ctx context.Context, cc string) (string, error) {
 	if _, err := exec.LookPath(cc); err != nil {
 		return "", &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: cc, Summary: "the compiler is not installed",
 			Detail: "install the package " + compilerPackage(cc)}
@@ -109,7 +109,7 @@ func CheckCompiler(ctx context.Context, config Config) (string, error) {
 	if !ok {
 		return "", plugin.Errorf(plugin.FaultUser, ".config", "CONFIG_CC_VERSION_TEXT is %q, which names no compiler", text)
 	}
-	version, err := CompilerVersion(ctx, cc)
+	version, err := compilerVersion(ctx, cc)
 	if err != nil {
 		return "", err
 	}

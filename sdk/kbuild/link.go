@@ -32,7 +32,7 @@ type linking struct {
 // Link makes a module; see backend.Backend. kbuild compiles the glue and makes a module of it, and what modpost must not see
 // is linked to that module afterwards. The result has no debug information, and its bytes do not depend on where it was
 // made.
-func Link(ctx context.Context, req *backend.LinkRequest, progress plugin.ProgressFunc) (*backend.LinkResponse, error) {
+func (Service) Link(ctx context.Context, req *backend.LinkRequest, progress plugin.ProgressFunc) (*backend.LinkResponse, error) {
 	t, err := openFor(req.Tree)
 	if err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ var modpostForm = regexp.MustCompile(`^(ERROR|WARNING): (?:modpost: )?(.*)$`)
 
 // problems finds diagnostics in a log. A failed step without any gets one with the end of its log.
 func (l *linking) problems(failed string, out *output) []plugin.Diagnostic {
-	list := Diagnostics(out.stderr)
+	list := parseLog(out.stderr)
 	for line := range strings.Lines(string(out.stderr)) {
 		if m := modpostForm.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
 			list = append(list, diagnostic(strings.ToLower(m[1]), l.req.Name, "modpost: "+m[2]))

@@ -11,7 +11,7 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// putTree writes what makes a complete tree for Open.
+// putTree writes what makes a complete tree for open.
 func putTree(t *testing.T, s *Store, name string, used time.Duration) string {
 	t.Helper()
 	dir := filepath.Join(s.dir, name)

@@ -22,7 +22,7 @@ import (
 // Compile compiles units in a work tree; see backend.Backend. A unit whose command is known runs the compiler directly,
 // the others ask kbuild first. A unit that fails has diagnostics in its result; the call itself fails only when it could
 // not be tried.
-func Compile(ctx context.Context, req *backend.CompileRequest, progress plugin.ProgressFunc) (*backend.CompileResponse, error) {
+func (Service) Compile(ctx context.Context, req *backend.CompileRequest, progress plugin.ProgressFunc) (*backend.CompileResponse, error) {
 	t, err := openFor(req.Tree)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (c *compilation) ask(ctx context.Context, cold []*job) ([]*job, error) {
 		}
 		d := plugin.Errorf(plugin.FaultPatch, j.unit.Source, "kbuild has no compiler command for %s", j.unit.Object)
 		d.Detail = "it is not compiled in this kernel, or by a rule of its own: " + tail(out)
-		c.results[j.index] = backend.CompileResult{Unit: j.unit, Diagnostics: append(Diagnostics(out.stderr), *d)}
+		c.results[j.index] = backend.CompileResult{Unit: j.unit, Diagnostics: append(parseLog(out.stderr), *d)}
 		c.step(j)
 	}
 	return ready, nil
@@ -194,7 +194,7 @@ func (c *compilation) compile(ctx context.Context, j *job) (*backend.CompileResu
 		script = preprocessOnly(j.command, c.t.CC)
 	}
 	out, err := run(ctx, command{dir: c.work, env: c.t.env.at(c.work, nil), argv: []string{"sh", "-c", script}})
-	r := &backend.CompileResult{Unit: j.unit, Command: j.command, Diagnostics: Diagnostics(out.stderr), Nanoseconds: out.took.Nanoseconds()}
+	r := &backend.CompileResult{Unit: j.unit, Command: j.command, Diagnostics: parseLog(out.stderr), Nanoseconds: out.took.Nanoseconds()}
 	var exit *exec.ExitError
 	switch {
 	case err != nil && !errors.As(err, &exit):

@@ -28,9 +28,9 @@ var hostTools = []hostTool{
 	{"scripts/selinux/genheaders", "genheaders", "CONFIG_SECURITY_SELINUX"},
 }
 
-// Finish makes a complete tree of dir, whose root has sources, .config, Module.symvers, include/config/auto.conf, generated
+// finish makes a complete tree of dir, whose root has sources, .config, Module.symvers, include/config/auto.conf, generated
 // headers, fixdep, modpost and objtool. Nobody else may know dir yet: the caller renames it into place afterwards.
-func Finish(ctx context.Context, dir string, info Info, progress plugin.ProgressFunc) error {
+func finish(ctx context.Context, dir string, info Info, progress plugin.ProgressFunc) error {
 	root := filepath.Join(dir, rootName)
 	config, err := ReadConfig(filepath.Join(root, ".config"))
 	if err != nil {

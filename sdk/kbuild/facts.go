@@ -19,7 +19,7 @@ import (
 const factSymbol = "ksplice_fact_%d"
 
 // Facts evaluates constant expressions; see backend.Backend. They are compiled as code of the kernel proper would be.
-func Facts(ctx context.Context, req *backend.FactsRequest) (*backend.FactsResponse, error) {
+func (Service) Facts(ctx context.Context, req *backend.FactsRequest) (*backend.FactsResponse, error) {
 	t, err := openFor(req.Tree)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func Facts(ctx context.Context, req *backend.FactsRequest) (*backend.FactsRespon
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
-		for _, d := range Diagnostics(out.stderr) {
+		for _, d := range parseLog(out.stderr) {
 			if isError(d) {
 				d.Fault = plugin.FaultToolchain
 				d.Detail = "the architecture plugin asks for something that this kernel does not have"

@@ -35,7 +35,7 @@ func (s *Store) List() ([]*Tree, error) {
 		if !e.IsDir() || strings.Contains(e.Name(), ".") {
 			continue
 		}
-		t, err := Open(filepath.Join(s.dir, e.Name()))
+		t, err := open(filepath.Join(s.dir, e.Name()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -47,12 +47,15 @@ func (s *Store) List() ([]*Tree, error) {
 	return list, nil
 }
 
-// Make opens the tree with a key, or has it made. fill puts sources and all that Finish wants into an empty directory;
-// what it returns becomes the tree's description.
+// Make opens the tree with a key, or has it made; reused says that it was there. The key names everything the tree is made of, whatever
+// its form: with another key it is another tree. fill puts into an empty directory what Make then needs: the sources, .config,
+// Module.symvers, and what `make modules_prepare` makes (include/config/auto.conf, generated headers, fixdep, modpost, objtool); what it
+// returns becomes the tree's description. Its error is Make's, and nothing of what it wrote stays. A kernel that cannot be built unit by
+// unit is a *plugin.Diagnostic. While somebody else makes the same tree, Make waits, until ctx ends.
 func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFunc, fill func(root string) (*Info, error)) (t *Tree, reused bool, err error) {
 	name := digest(Layout, key)[:32]
 	dir := filepath.Join(s.dir, name)
-	if t, err := Open(dir); err == nil {
+	if t, err := open(dir); err == nil {
 		Used(t)
 		return t, true, nil
 	}
@@ -64,7 +67,7 @@ func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFu
 		return nil, false, fmt.Errorf("prepare tree: %w", err)
 	}
 	defer unlock()
-	if t, err := Open(dir); err == nil {
+	if t, err := open(dir); err == nil {
 		return t, true, nil // somebody else made it while this one waited
 	}
 	tmp := dir + newSuffix
@@ -87,13 +90,13 @@ func (s *Store) Make(ctx context.Context, key string, progress plugin.ProgressFu
 		return nil, false, err
 	}
 	info.Key = key
-	if err = Finish(ctx, tmp, *info, progress); err != nil {
+	if err = finish(ctx, tmp, *info, progress); err != nil {
 		return nil, false, err
 	}
 	if err = os.Rename(tmp, dir); err != nil {
 		return nil, false, fmt.Errorf("prepare tree: %w", err)
 	}
-	if t, err = Open(dir); err != nil {
+	if t, err = open(dir); err != nil {
 		return nil, false, err
 	}
 	s.sweep(name)

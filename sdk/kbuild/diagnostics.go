@@ -17,9 +17,9 @@ var objtoolForm = regexp.MustCompile(`^(\S+\.o): (warning|error): objtool: (.*)$
 // maxDiagnostics bounds what one unit reports: the first errors are those that matter.
 const maxDiagnostics = 50
 
-// Diagnostics finds errors and warnings in what a compiler, an assembler or objtool said. Warnings have Fault "toolchain",
+// parseLog finds errors and warnings in what a compiler, an assembler or objtool said. Warnings have Fault "toolchain",
 // errors "patch": the tree compiles without them.
-func Diagnostics(log []byte) []plugin.Diagnostic {
+func parseLog(log []byte) []plugin.Diagnostic {
 	var list []plugin.Diagnostic
 	for line := range bytes.Lines(log) {
 		if len(list) == maxDiagnostics {
