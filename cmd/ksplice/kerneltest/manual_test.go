@@ -1,0 +1,125 @@
+package kerneltest
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ksplice/ksplice/cmd/ksplice/kerneltest/internal/manual"
+	"github.com/ksplice/ksplice/core/vmtest"
+)
+
+// Where the manual is, and README, from the directory of this package.
+const (
+	manualDir  = "../docs"
+	readmeFile = "../../../README.md"
+)
+
+// installed marks a page whose commands want a machine on which the packages are installed, with a service manager.
+const installed = "<!-- machine: installed -->\n"
+
+// pages returns the paths of the manual's pages, README's among them; those for a machine with the packages, or the others.
+func pages(t *testing.T, wantInstalled bool) []string {
+	t.Helper()
+	list := []string{}
+	take := func(path string) error {
+		b, err := os.ReadFile(path)
+		if err == nil && strings.HasPrefix(string(b), installed) == wantInstalled {
+			list = append(list, path)
+		}
+		return err
+	}
+	err := filepath.WalkDir(manualDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		return take(path)
+	})
+	if err == nil {
+		err = take(readmeFile)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestManual runs every command of the manual's pages, in the order in which they stand there, and compares what they print.
+func TestManual(t *testing.T) {
+	vmtest.Need(t)
+	l := prepare(t, "6.1")
+	l.boot(t, vmtest.Options{})
+	for _, path := range pages(t, false) {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
+	}
+}
+
+// follow does what a page says, the host's part in a directory that the guest shares.
+func (l *lab) follow(t *testing.T, path string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, err := manual.Read(string(text))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	names := manual.Names{}
+	for _, s := range steps {
+		where := fmt.Sprintf("%s:%d", path, s.Line)
+		switch {
+		case s.File != "" && s.Target:
+			if _, err := l.shell(t.Context(), fmt.Sprintf("mkdir -p %s && cat >%s <<'END_OF_FILE'\n%sEND_OF_FILE\n", filepath.Dir(s.File), s.File, s.Content)); err != nil {
+				t.Fatalf("%s: %v", where, err)
+			}
+			continue
+		case s.File != "":
+			file := filepath.Join(l.share, s.File)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(s.Content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		run := l.hostShell
+		if s.Target {
+			run = l.shell
+		}
+		out, err := run(t.Context(), names.Here(s.Command, l.kernel.Release))
+		if err != nil {
+			t.Fatalf("%s: %s: %v\n%s", where, s.Command, err, out)
+		}
+		if err := names.Compare(s.Prints, out); err != nil {
+			t.Fatalf("%s: %s: %v", where, s.Command, err)
+		}
+	}
+}
+
+// shell runs a line on the machine that is updated, in the shared directory, and returns all that it prints.
+func (l *lab) shell(ctx context.Context, line string) (string, error) {
+	r, err := l.Run(ctx, "sh", "-c", "cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
+	if err != nil {
+		return "", err
+	}
+	if r.Exit != 0 {
+		err = fmt.Errorf("exit status %d", r.Exit)
+	}
+	return r.Stdout + r.Stderr, err
+}
+
+// hostShell runs a line where updates are made.
+func (l *lab) hostShell(ctx context.Context, line string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, createLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", line)
+	cmd.Dir, cmd.Env = l.share, append(os.Environ(), "PATH="+filepath.Join(l.tools, "bin")+":"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
