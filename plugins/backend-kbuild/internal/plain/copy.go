@@ -208,13 +208,3 @@ func replaceFile(from, to string) error {
 	}
 	return copyFile(from, to, 0o644)
 }
-
-// firstOf joins the first few.
-func firstOf(list []string) string {
-	slices.Sort(list)
-	const most = 5
-	if len(list) > most {
-		return strings.Join(list[:most], ", ") + fmt.Sprintf(" and %d more", len(list)-most)
-	}
-	return strings.Join(list, ", ")
-}

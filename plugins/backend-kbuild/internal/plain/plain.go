@@ -5,14 +5,12 @@ package plain
 
 import (
 	"context"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 
 	"github.com/ksplice/ksplice/sdk/backend"
@@ -94,9 +92,6 @@ type kernel struct {
 	release string // what is built as; of the request when the build does not say
 	version string // `uname -v`, empty when the build does not say
 	number  string // of the source, "6.1.192"
-	arch    string // the kernel's name of the architecture
-	cc      string
-	config  kbuild.Config
 }
 
 func refuse(where, summary, detail string) error {
@@ -118,12 +113,6 @@ func (b *Backend) look(ctx context.Context, release, version string) (*kernel, e
 			return nil, refuse(path, "there is no such file", fmt.Sprintf("the kernel's build has it; say where it is with the option %s", what))
 		}
 	}
-	if k.config, err = kbuild.ReadConfig(b.config); err != nil {
-		return nil, err
-	}
-	if k.arch, err = configArch(b.config); err != nil {
-		return nil, err
-	}
 	if k.release, err = b.buildRelease(); err != nil {
 		return nil, err
 	}
@@ -141,7 +130,11 @@ func (b *Backend) look(ctx context.Context, release, version string) (*kernel, e
 	if k.version != "" && version != "" && k.version != version {
 		return nil, refuse(b.build, "it is another build of the kernel", fmt.Sprintf("its version is %q, that of the kernel asked for is %q", k.version, version))
 	}
-	if k.cc, err = kbuild.CheckCompiler(ctx, k.config); err != nil {
+	config, err := kbuild.ReadConfig(b.config)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := kbuild.CheckCompiler(ctx, config); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -165,21 +158,6 @@ func sourceVersion(path string) (string, error) {
 		return "", refuse(path, "it is not the top Makefile of a kernel", "the option source wants the top directory of a kernel's source")
 	}
 	return v["VERSION"] + "." + v["PATCHLEVEL"] + "." + v["SUBLEVEL"] + v["EXTRAVERSION"], nil
-}
-
-// archForm is the first comment of a configuration (scripts/kconfig: mainmenu, "Linux/$(ARCH) $(KERNELVERSION) Kernel Configuration").
-var archForm = regexp.MustCompile(`(?m)^# Linux/(\S+) \S+ Kernel Configuration`)
-
-func configArch(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("read configuration: %w", err)
-	}
-	m := archForm.FindSubmatch(text)
-	if m == nil {
-		return "", refuse(path, "it is not a kernel's configuration", `it lacks the comment "Linux/ARCH VERSION Kernel Configuration" that kconfig writes`)
-	}
-	return string(m[1]), nil
 }
 
 var releaseForm = regexp.MustCompile(`(?m)^#define UTS_RELEASE "(.*)"$`)
@@ -294,26 +272,13 @@ func (b *Backend) fill(ctx context.Context, k *kernel, files []sourceFile, root 
 			return nil, fmt.Errorf("copy %s: %w", from, err)
 		}
 	}
-	if jobs <= 0 {
-		jobs = runtime.NumCPU()
+	info, err := kbuild.Configure(ctx, root, k.release, jobs, progress)
+	var d *plugin.Diagnostic
+	if errors.As(err, &d) && d.Where == ".config" {
+		d.Where = b.config
 	}
-	variables := []string{"ARCH=" + k.arch, "KERNELRELEASE=" + k.release, "CC=" + k.cc}
-	progress(plugin.Progress{Stage: "configure", Message: "make modules_prepare"})
-	argv := append([]string{"make", "-s", fmt.Sprintf("-j%d", jobs)}, variables...)
-	if err := kbuild.Run(ctx, root, append(argv, "modules_prepare")); err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: b.source, Summary: "`make modules_prepare` fails in a copy of the source", Detail: err.Error()}
-	}
-	if err := b.sameConfig(k, filepath.Join(root, ".config")); err != nil {
+	if err != nil {
 		return nil, err
-	}
-	if err := os.Remove(filepath.Join(root, "include/config/kernel.release")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("write the tree's release: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "include/config/kernel.release"), []byte(k.release+"\n"), 0o644); err != nil {
-		return nil, fmt.Errorf("write the tree's release: %w", err)
 	}
 	for _, name := range versionHeaders {
 		from := filepath.Join(b.build, name)
@@ -324,44 +289,6 @@ func (b *Backend) fill(ctx context.Context, k *kernel, files []sourceFile, root 
 			return nil, fmt.Errorf("copy %s: %w", from, err)
 		}
 	}
-	machine, err := machineOf(root)
-	if err != nil {
-		return nil, err
-	}
-	return &kbuild.Info{Release: k.release, Version: k.version, Banner: b.banner(k), Machine: machine, CC: k.cc, Make: variables}, nil
-}
-
-// sameConfig refuses a configuration that the source completes or changes: it is that of another kernel, or was made by
-// another compiler.
-func (b *Backend) sameConfig(k *kernel, path string) error {
-	made, err := kbuild.ReadConfig(path)
-	if err != nil {
-		return err
-	}
-	var differ []string
-	for name, v := range k.config {
-		if made[name] != v && name != "CONFIG_CC_VERSION_TEXT" {
-			differ = append(differ, fmt.Sprintf("%s=%s becomes %q", name, v, made[name]))
-		}
-	}
-	for name, v := range made {
-		if _, ok := k.config[name]; !ok {
-			differ = append(differ, fmt.Sprintf("%s=%s is new", name, v))
-		}
-	}
-	if len(differ) == 0 {
-		return nil
-	}
-	return refuse(b.config, "it is not the configuration of this source with these tools", firstOf(differ)+"; give the one that the kernel was built with")
-}
-
-// machineOf reads the ELF machine number off an object that modules_prepare makes (scripts/mod/Makefile: elfconfig.h).
-func machineOf(root string) (uint16, error) {
-	path := filepath.Join(root, "scripts/mod/empty.o")
-	f, err := elf.Open(path)
-	if err != nil {
-		return 0, fmt.Errorf("look which machine the kernel is for: %w", err)
-	}
-	defer f.Close()
-	return uint16(f.Machine), nil
+	info.Version, info.Banner = k.version, b.banner(k)
+	return info, nil
 }
