@@ -101,19 +101,44 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestProjects vets and tests the examples that are projects of their own, as their authors would.
+// TestProjects vets, builds and tests the examples that are projects of their own, as their authors would: `./...` does not reach them.
 func TestProjects(t *testing.T) {
 	files, err := filepath.Glob("*/go.mod")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("projects: %q, %v", files, err)
 	}
 	for _, f := range files {
-		for _, what := range []string{"vet", "test"} {
-			cmd := exec.CommandContext(t.Context(), "go", what, "./...")
-			cmd.Dir = filepath.Dir(f)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("go %s in %s: %v\n%s", what, cmd.Dir, err, out)
+		dir := filepath.Dir(f)
+		t.Run(dir, func(t *testing.T) {
+			onlySDK(t, dir)
+			for _, argv := range [][]string{
+				{"go", "vet", "./..."},
+				{"go", "build", "-o", t.TempDir(), "./..."},
+				{"go", "test", "-timeout", "40m", "./..."},
+			} {
+				cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+				cmd.Dir = dir
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("%s in %s: %v\n%s", strings.Join(argv, " "), dir, err, out)
+				}
 			}
+		})
+	}
+}
+
+// onlySDK wants a project to use what any other project may: of Ksplice the SDK, and not its internal packages.
+func onlySDK(t *testing.T, dir string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-test", "-f", `{{join .Imports "\n"}}`, "./...")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list in %s: %v", dir, err)
+	}
+	for _, path := range strings.Fields(string(out)) {
+		rest, ours := strings.CutPrefix(path, "github.com/ksplice/ksplice/")
+		if ours && (!strings.HasPrefix(rest, "sdk/") || strings.Contains(rest, "internal")) {
+			t.Errorf("%s imports %s", dir, path)
 		}
 	}
 }
