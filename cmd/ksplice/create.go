@@ -54,6 +54,7 @@ func (e *env) builder(ctx context.Context, f *builderFlags) (*build.Builder, plu
 type createFlags struct {
 	builderFlags
 	patch, output, description string
+	effective                  string
 	reverse                    bool
 	on, units                  []string
 	moduleSource, moduleBuilt  string
@@ -84,6 +85,7 @@ that directory, which must hold what the running module was built from.`,
 			fs.StringVarP(&f.kernel, "kernel", "k", "", "the kernel's `RELEASE`, as uname -r prints it there (default: the running one)")
 			fs.StringVar(&f.version, "kernel-version", "", "the kernel's `VERSION`, as uname -v prints it there (default: whatever that release has)")
 			fs.StringVar(&f.description, "description", "", "one `LINE` for people (default: the patch's subject)")
+			fs.StringVar(&f.effective, "effective", "", "the `VERSION` that a kernel with this update has in effect, for `ksplice uname` there: that of the package which has all that this update and those below it mend")
 			fs.StringArrayVar(&f.on, "on", nil, "an update `FILE` on which the new one stands; lowest first where there are several")
 			fs.StringArrayVar(&f.units, "unit", nil, "a further source `FILE` to compile and match, because new code names its symbols")
 			f.builderFlags.flags(fs)
@@ -128,6 +130,9 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			f.version = unix.ByteSliceToString(u.Version[:])
 		}
 	}
+	if strings.ContainsFunc(f.effective, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return usagef("--effective %q is no version: give one word of printable ASCII", f.effective)
+	}
 	accept, err := f.accepted()
 	if err != nil {
 		return err
@@ -164,7 +169,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	p := newProgress(e.err, e.json, patience)
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
-		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Base: base, Units: f.units,
+		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Effective: f.effective, Base: base, Units: f.units,
 		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt, Accept: accept, ReportOnly: f.report,
 		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
 		Arch:       func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },

@@ -81,6 +81,9 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					fmt.Fprintf(w, "\tbuild id\t%s\n", m.Kernel.BuildID)
 				}
 				fmt.Fprintf(w, "made by\tbackend %s\tarchitecture %s, %s\n", m.Toolchain.Backend, m.Toolchain.Arch, m.Toolchain.CompilerVersion)
+				if m.Effective != "" {
+					fmt.Fprintf(w, "effective\t%s\tof a kernel that has it\n", m.Effective)
+				}
 				for _, b := range m.Base {
 					fmt.Fprintf(w, "stands on\t%s\t\n", b)
 				}

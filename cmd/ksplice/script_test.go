@@ -90,7 +90,7 @@ func makeUpdate(ts *testscript.TestScript, neg bool, args []string) {
 	pre, patch := []byte("a pre object"), []byte("--- a/fs/a.c\n+++ b/fs/a.c\n@@ -1 +1 @@\n-int a;\n+int b;\n")
 	u := &update.Update{
 		Manifest: update.Manifest{
-			ID: update.ID(module, pre, patch), Description: "fs: rename a",
+			ID: update.ID(module, pre, patch), Description: "fs: rename a", Effective: "6.1.1-test",
 			Kernel:    update.Kernel{Release: "6.1.0-test", Version: "#1 SMP Test", Banner: "Test 6.1", Machine: uint16(elf.EM_X86_64)},
 			Toolchain: update.Toolchain{Backend: "test", Arch: "x86_64", CompilerVersion: "gcc 12"},
 			Patch:     update.Patch{File: "patch.diff", SHA256: update.Digest(patch), Files: []update.PatchFile{{Path: "fs/a.c", Added: 1, Removed: 1}}},

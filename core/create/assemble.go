@@ -28,7 +28,7 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	units := r.kept()
 	u := &update.Update{Files: map[string][]byte{"patch.diff": r.text}}
 	m := &u.Manifest
-	m.Description = r.o.Description
+	m.Description, m.Effective = r.o.Description, r.o.Effective
 	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, BuildID: r.buildID, Banner: r.tree.Banner, Machine: r.tree.Machine}
 	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: r.tree.CompilerVersion}
 	m.Facts, m.Config = r.target.Facts, r.target.Config

@@ -40,6 +40,8 @@ type Options struct {
 	Release, Version string
 	// Description is one line for people; empty: the patch's own subject, or its files.
 	Description string
+	// Effective is the version that a kernel with the update has in effect; may be empty.
+	Effective string
 	// Base lists the updates that the new one stands on, lowest first.
 	Base []*update.Update
 	// Units names further units (source files) that are compiled and matched because new code names their symbols.

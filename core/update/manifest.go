@@ -19,9 +19,12 @@ type Manifest struct {
 	// decided before the parts are made, because they carry it.
 	ID string `json:"id"`
 	// Description is one line for people.
-	Description string    `json:"description"`
-	Kernel      Kernel    `json:"kernel"`
-	Toolchain   Toolchain `json:"toolchain"`
+	Description string `json:"description"`
+	// Effective is the version that the vendor says a kernel has in effect which has this update; empty where he says none. What it looks like
+	// is his: people compare it with his list of fixes.
+	Effective string    `json:"effective,omitempty"`
+	Kernel    Kernel    `json:"kernel"`
+	Toolchain Toolchain `json:"toolchain"`
 	// Facts and Config are what the architecture plugin is given at apply as it was at create.
 	Facts  map[string]int64  `json:"facts"`
 	Config map[string]string `json:"config"`
