@@ -360,15 +360,24 @@ persistent is not applied at boot any more.`,
 }
 
 func statusCommand() *command {
+	var m monitoring
 	return &command{
 		name: "status", summary: "list the updates of this machine",
 		help: `One row an update: its ID, state, replaced functions, how long the machine stood still, since when, and what it is.
 Fields of data that it sets, and probes that a replacement cut off, are named below it. A part that waits for its module, and one that came after its module, has
-a row of its own, ID:MODULE, with what it waits for or how long the module had been live without it.`,
-		example: "ksplice status --json",
+a row of its own, ID:MODULE, with what it waits for or how long the module had been live without it.
+
+For monitoring, --check says what is not as it should be, a line each, with exit code 3, or nothing but "good": a transaction that was left half-way, a
+part that was left behind, a module that runs without its part. While another ksplice is at work it complains of nothing. --prometheus prints metrics as node_exporter's
+textfile collector takes them; write them beside the file and move them there, so that it never reads half of one.`,
+		example: "ksplice status --json\nksplice status --check\nksplice status --prometheus > ksplice.new && mv ksplice.new /var/lib/prometheus/node-exporter/ksplice.prom",
+		flags:   m.flags,
 		run: func(_ context.Context, e *env, args []string) error {
 			if len(args) > 0 {
 				return usagef("status takes no arguments")
+			}
+			if m.check || m.prometheus {
+				return m.run(e)
 			}
 			states, err := apply.Status()
 			if err != nil {

@@ -47,8 +47,7 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(),
-		persistCommand(),
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(),
 		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
 }
 

@@ -298,6 +298,9 @@ func Orphans() ([]string, error) {
 		return nil, err
 	}
 	b, err := os.ReadFile("/proc/modules")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // a kernel without CONFIG_MODULES
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list loaded parts: %w", err)
 	}
