@@ -429,6 +429,25 @@ static void finish_undo(struct ksplice_transaction *t)
 	}
 }
 
+/*
+ * Say what was done to whom, for whoever reads an oops of later: the parts'
+ * names in its list of modules and behind its symbols hold the same id. Before
+ * anybody lets go of the parts, which takes their functions off the list.
+ */
+static void tell_done(const struct ksplice_transaction *t, const struct ksplice_member *m)
+{
+	struct ksplice_function *f;
+	struct ksplice_loaded *p;
+	u32 functions = 0, fields = 0;
+
+	list_for_each_entry(f, &m->update->functions, node)
+		functions += f->kind != KSPLICE_KIND_FRAGMENT;
+	list_for_each_entry(p, &m->update->parts, list)
+		fields += p->nr_writes;
+	pr_info("update %s %s: %u function(s), %u field(s), the machine stood for %llu us\n", m->update->id,
+		m->op == KSPLICE_OP_APPLY ? "applied" : "undone", functions, fields, t->result.pause_ns / NSEC_PER_USEC);
+}
+
 /* It is done: from here on nothing can fail. */
 static void finish(struct ksplice_transaction *t)
 {
@@ -443,6 +462,8 @@ static void finish(struct ksplice_transaction *t)
 		set_stage(t, m->update, m->op == KSPLICE_OP_APPLY ? KSPLICE_APPLIED : KSPLICE_UNDONE);
 	mutex_lock(&ksplice_lock);
 	ksplice_spread_stay();
+	ksplice_for_each_member(m, t)
+		tell_done(t, m);
 	mutex_unlock(&ksplice_lock);
 	if (t->op == KSPLICE_OP_UNDO || t->nr_members > 1)
 		settle_undo(t);
@@ -500,21 +521,12 @@ static void commit(struct ksplice_transaction *t)
 		put_parts(t->update);
 }
 
-static void tell(struct ksplice_transaction *t)
+/* Say that nothing was done, and why. What has moved is tried again. */
+static void tell_failed(const struct ksplice_transaction *t)
 {
-	struct ksplice_member *m;
-
-	/* That is tried again. */
-	if (t->result.cause == KSPLICE_MOVED)
-		return;
-	if (t->result.cause != KSPLICE_OK) {
+	if (t->result.cause != KSPLICE_OK && t->result.cause != KSPLICE_MOVED)
 		pr_info("update %s not %s: %s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
 			t->result.where);
-		return;
-	}
-	ksplice_for_each_member(m, t)
-		pr_info("update %s %s, the machine stood for %llu ns\n", m->update->id,
-			m->op == KSPLICE_OP_APPLY ? "applied" : "undone", t->result.pause_ns);
 }
 
 int ksplice_commit_thread(void *data)
@@ -526,7 +538,7 @@ int ksplice_commit_thread(void *data)
 	ksplice_ranges_free(t);
 	name_conflict(t);
 	ksplice_set_abort(t->update, &t->result);
-	tell(t);
+	tell_failed(t);
 
 	mutex_lock(&ksplice_lock);
 	t->committed = t->result.cause == KSPLICE_OK;
