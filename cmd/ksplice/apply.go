@@ -259,10 +259,13 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 			if err != nil {
 				return err
 			}
+			e.event = &event{operation: "apply"}
+			e.event.add(fieldFile, path)
 			u, opts, err := e.open(ctx, path)
 			if err != nil {
 				return err
 			}
+			e.event.of(&u.Manifest)
 			if err := t.set(&opts); err != nil {
 				return err
 			}
@@ -279,6 +282,7 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 			if err != nil {
 				return err
 			}
+			e.event.applied(r)
 			if persistent.on {
 				if err := persistent.set(u, path, opts.Replace); err != nil {
 					return err
@@ -324,6 +328,7 @@ persistent is not applied at boot any more.`,
 			if err != nil {
 				return err
 			}
+			e.event = &event{operation: "undo"}
 			opts := apply.Options{Transform: transforms(e.host), Log: e.log}
 			if err := errors.Join(t.set(&opts), e.helper(&opts)); err != nil {
 				return err
@@ -333,8 +338,10 @@ persistent is not applied at boot any more.`,
 			r, err := apply.Undo(ctx, id, opts)
 			p.close()
 			if err != nil {
+				e.event.add(fieldID, id)
 				return err
 			}
+			e.event.undone(r)
 			forgotten, err := persist.Default().Remove(r.ID)
 			if err != nil {
 				return fmt.Errorf("update %s is undone, but may be applied again at the next boot: %w", r.ID, err)

@@ -23,6 +23,8 @@ func arriveCommand() *command {
 				return usagef("arrive wants an update ID and a module")
 			}
 			id, module := args[0], args[1]
+			e.event = &event{operation: "arrive"}
+			e.event.add(fieldModule, module)
 			settings, err := kept.Default().ReadSettings(id)
 			if err != nil {
 				return e.cannotArrive(id, module, err)
@@ -37,6 +39,7 @@ func arriveCommand() *command {
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}
+			e.event.of(&u.Manifest)
 			a, _, err := host.Arch(ctx, u.Manifest.Kernel.Machine)
 			if err != nil {
 				return e.cannotArrive(id, module, err)
@@ -45,6 +48,7 @@ func arriveCommand() *command {
 			if err != nil {
 				return err
 			}
+			e.event.applied(r)
 			return e.result(r, func(w io.Writer) {
 				fmt.Fprintf(w, "applied\t%s to module %s\n", changed(len(r.Functions), len(r.Sets)), module)
 			})

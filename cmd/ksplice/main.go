@@ -44,6 +44,7 @@ type env struct {
 	log      hclog.Logger
 	config   *config
 	host     *pluginhost.Host
+	event    *event // what the journal is told when the command ends; nil: nothing
 }
 
 func commands() []*command {
@@ -136,6 +137,7 @@ func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.
 		e.host = pluginhost.New(e.config.host(e.log))
 		err = c.run(ctx, e, fs.Args())
 		err = errors.Join(err, e.host.Close())
+		e.tell(err)
 	}
 	if err != nil {
 		return e.fail(c, err)

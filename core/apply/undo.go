@@ -38,6 +38,8 @@ type UndoReport struct {
 	Attempts  int              `json:"attempts"`
 	Frozen    []freeze.Process `json:"frozen,omitempty"`
 	Functions int              `json:"functions"`
+	// Names are the functions', without the fragments that go with them.
+	Names []string `json:"names"`
 	// Sets counts the fields of data that got their old value back.
 	Sets int `json:"sets,omitempty"`
 	// Transfer is what was done to take back state transfers; nil where there were none.
@@ -119,7 +121,7 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 		return nil, err
 	}
 	defer d.Close()
-	report := &UndoReport{ID: id}
+	report := &UndoReport{ID: id, Names: []string{}}
 	waiting, err := engine.ReadArmed()
 	if err != nil {
 		return nil, err
@@ -179,6 +181,9 @@ func undo(ctx context.Context, d *engine.Device, going []engine.Applied, report 
 		report.Functions += len(a.Functions)
 		report.Sets += len(a.Data)
 		for _, c := range a.Functions {
+			if c.Kind != "fragment" {
+				report.Names = append(report.Names, c.Name)
+			}
 			if p, ok := probeIn(tracing.Kprobes, c.Code+c.Window, jumpLength); ok && c.Kind == "jump" {
 				return &CommitError{Cause: engine.CauseProbed, Where: c.Name + ": " + probed(p-c.Code)}
 			}
