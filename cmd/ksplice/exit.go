@@ -46,7 +46,7 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError), new(*persist.SuspendedError), new(*persist.UnsafeError), new(*bootError), new(*problemsError)}
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError), new(*persist.SuspendedError), new(*persist.UnsafeError), new(*bootError), new(*problemsError), new(*notReadyError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {

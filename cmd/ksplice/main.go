@@ -48,8 +48,7 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(),
-		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), doctorCommand(),
 }
 
 func main() {

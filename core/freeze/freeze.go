@@ -58,15 +58,15 @@ type group struct {
 
 // New prepares to freeze. ice freezes a cgroup by its cgroup.freeze until the commit is decided; see engine.Device.Freeze.
 func New(ice func(*os.File) error, log hclog.Logger) (*Freezer, error) {
-	root, err := mountPoint("/proc/self/mountinfo")
+	root, err := MountPoint("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	return &Freezer{root: root, ice: ice, log: log, groups: map[string]*group{}, frozen: map[int]bool{}}, nil
 }
 
-// mountPoint finds the whole cgroup v2 hierarchy in a list of mounts (proc(5), mountinfo).
-func mountPoint(file string) (string, error) {
+// MountPoint finds the whole cgroup v2 hierarchy in a list of mounts (proc(5), mountinfo).
+func MountPoint(file string) (string, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("find cgroups: %w", err)
@@ -275,7 +275,7 @@ func clearGroup(dir string) error {
 
 // Recover clears what a run left that was killed.
 func Recover(log hclog.Logger) error {
-	root, err := mountPoint("/proc/self/mountinfo")
+	root, err := MountPoint("/proc/self/mountinfo")
 	if errors.Is(err, ErrNoCgroups) {
 		return nil
 	}

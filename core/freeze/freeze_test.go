@@ -29,7 +29,7 @@ func TestMountPoint(t *testing.T) {
 		{other + "35 24 0:30 /service /run/one rw - cgroup2 none rw\n36 24 0:30 / /my\\040cgroups rw - cgroup2 none rw\n", "/my cgroups"},
 		{other, ""},
 	} {
-		got, err := mountPoint(file(t, x.mounts))
+		got, err := MountPoint(file(t, x.mounts))
 		if got != x.want || (x.want == "") != errors.Is(err, ErrNoCgroups) {
 			t.Errorf("mountPoint = %q, %v, want %q", got, err, x.want)
 		}
@@ -92,7 +92,7 @@ func TestProcesses(t *testing.T) {
 
 // TestFreezer freezes a real process where this machine lets us make cgroups.
 func TestFreezer(t *testing.T) {
-	root, err := mountPoint("/proc/self/mountinfo")
+	root, err := MountPoint("/proc/self/mountinfo")
 	if err != nil {
 		t.Skipf("SKIPPED: %v (the kernel tests do it in a guest)", err)
 	}
