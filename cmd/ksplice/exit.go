@@ -40,13 +40,32 @@ func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
+// refusals are the types of errors that say what the update, or the machine, is not.
+var refusals = []any{
+	new(*apply.WrongKernelError),
+	new(*apply.CommitError),
+	new(*apply.BusyError),
+	new(*transfer.MovedError),
+	new(*apply.NothingError),
+	new(*apply.InitError),
+	new(*apply.AfterInitError),
+	new(*bind.Error),
+	new(*match.MismatchError),
+	new(*create.RefusedError),
+	new(*conformanceError),
+	new(*persist.SuspendedError),
+	new(*persist.UnsafeError),
+	new(*bootError),
+	new(*problemsError),
+	new(*notReadyError),
+}
+
 // exitCode says whose fault an error is: the caller's, the update's or the machine's (refused), threads' in the way, the
 // toolchain's (build failed) or ours (internal).
 func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError), new(*persist.SuspendedError), new(*persist.UnsafeError), new(*bootError), new(*problemsError), new(*notReadyError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {
@@ -55,7 +74,7 @@ func exitCode(err error) int {
 	case errors.As(err, &conflict):
 		return exitConflict
 	}
-	for _, target := range refused {
+	for _, target := range refusals {
 		if errors.As(err, target) {
 			return exitRefused
 		}

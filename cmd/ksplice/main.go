@@ -48,7 +48,8 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), doctorCommand(),
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(),
+		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
 }
 
 func main() {
