@@ -61,6 +61,7 @@ type createFlags struct {
 	accept, because            []string
 	report                     bool
 	jobs                       int
+	signing                    signingFlags
 }
 
 func createCommand() *command {
@@ -76,7 +77,10 @@ exists in the running kernel is refused, by name, unless a transform plugin carr
 no harm. --report tells what there is of this, and makes no update.
 
 A module that was built outside of the kernel's source (by dkms, say) is patched with --module-source; the patch's paths are relative to
-that directory, which must hold what the running module was built from.`,
+that directory, which must hold what the running module was built from.
+
+Under Secure Boot kernels load modules that are signed by a key they trust. --module-key and --module-cert sign the update's parts so; for
+keys that no file holds, --module-signer runs a command of yours.`,
 		example: "ksplice create --patch fix.patch -o fix.ksplice\nksplice create --patch fix.patch --kernel 6.1.0-56-amd64 -o fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch, a unified diff `FILE`")
@@ -94,6 +98,7 @@ that directory, which must hold what the running module was built from.`,
 			fs.BoolVar(&f.report, "report", false, "tell what the patch changes of what existing data mean, and who carries it; make no update")
 			fs.StringArrayVar(&f.accept, "accept", nil, "take an `ITEM` of the report upon yourself: data that exist stay as they are")
 			fs.StringArrayVar(&f.because, "because", nil, "the `TEXT` that says why that does no harm, one for each --accept; it travels with the update")
+			f.signing.flags(fs)
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
@@ -137,6 +142,10 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	signer, notes, err := f.signing.signer(time.Now())
+	if err != nil {
+		return err
+	}
 	if f.moduleSource == "" && f.moduleBuilt != "" {
 		return usagef("--module-built goes with --module-source only")
 	}
@@ -170,7 +179,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	defer p.close()
 	u, report, err := create.Create(ctx, create.Options{
 		Patch: text, Reverse: f.reverse, Release: f.kernel, Version: f.version, Description: f.description, Effective: f.effective, Base: base, Units: f.units,
-		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt, Accept: accept, ReportOnly: f.report,
+		ModuleSource: f.moduleSource, ModuleBuilt: f.moduleBuilt, Accept: accept, ReportOnly: f.report, Signer: signer,
 		BackendName: info.Name, Builder: builder, Jobs: f.jobs, Log: e.log, Progress: p.event,
 		Arch:       func(machine uint16) (arch.Arch, plugin.Info, error) { return e.host.Arch(ctx, machine) },
 		Transforms: e.transforms,
@@ -185,6 +194,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	report.Notes = append(report.Notes, notes...)
 	if f.report {
 		return e.result(report, func(w io.Writer) { printItems(w, report) })
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ksplice/ksplice/core/modsign"
 	"github.com/ksplice/ksplice/core/part"
 	"github.com/ksplice/ksplice/core/update"
 )
@@ -68,11 +69,16 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					hooks[p.Name] = []update.Hook{}
 				}
 			}
+			signed, err := signatures(u)
+			if err != nil {
+				return err
+			}
 			shown := struct {
 				*update.Manifest
-				Hooks     map[string][]update.Hook `json:"hooks"` // by part
-				PatchText string                   `json:"patch_text"`
-			}{m, hooks, string(text)}
+				Hooks      map[string][]update.Hook      `json:"hooks"`      // by part
+				Signatures map[string]*modsign.Signature `json:"signatures"` // likewise; null: it has none
+				PatchText  string                        `json:"patch_text"`
+			}{m, hooks, signed, string(text)}
 			if err := e.result(shown, func(w io.Writer) {
 				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
 				fmt.Fprintf(w, "kernel\t%s\t%s\n", m.Kernel.Release, m.Kernel.Banner)
@@ -112,7 +118,7 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))
 				}
 				for i := range m.Parts {
-					printPart(w, &m.Parts[i], hooks[m.Parts[i].Name])
+					printPart(w, &m.Parts[i], hooks[m.Parts[i].Name], signed[m.Parts[i].Name])
 				}
 			}); err != nil || e.json {
 				return err
@@ -145,7 +151,7 @@ func extractTo(dir string, u *update.Update) ([]string, error) {
 	return files, nil
 }
 
-func printPart(w io.Writer, p *update.Part, hooks []update.Hook) {
+func printPart(w io.Writer, p *update.Part, hooks []update.Hook, signed *modsign.Signature) {
 	target := p.Target
 	switch {
 	case p.Init:
@@ -154,6 +160,11 @@ func printPart(w io.Writer, p *update.Part, hooks []update.Hook) {
 		target += " after its init"
 	}
 	fmt.Fprintf(w, "part\t%s\tfor %s, %s\n", p.Name, target, size(p.Size))
+	if signed == nil {
+		fmt.Fprintf(w, "\tsigned\tby nobody\tkernels under Secure Boot do not load it\n")
+	} else {
+		fmt.Fprintf(w, "\tsigned\tby %s\t%s with %s\n", signed, signed.Hash, signed.Algorithm)
+	}
 	for _, f := range p.Functions {
 		kind := string(f.Redirect.Kind)
 		if f.Fragment {

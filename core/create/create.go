@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/ksplice/ksplice/core/build"
+	"github.com/ksplice/ksplice/core/modsign"
 	"github.com/ksplice/ksplice/core/patch"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
@@ -54,6 +55,8 @@ type Options struct {
 	Accept map[string]string
 	// ReportOnly makes no update: the report is all that is wanted.
 	ReportOnly bool
+	// Signer signs the parts, as modules are signed; nil: they are not.
+	Signer modsign.Signer
 
 	BackendName string
 	ArchInfo    plugin.Info
@@ -210,7 +213,10 @@ func (r *run) create(ctx context.Context) (*update.Update, error) {
 		r.stage("link")
 		u, err = r.assemble(ctx)
 	}
-	return u, err
+	if err != nil {
+		return nil, err
+	}
+	return u, r.sign(ctx, u)
 }
 
 // parse reads the patch and those of the base, and refuses what no hot update can carry.
