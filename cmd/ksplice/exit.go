@@ -66,6 +66,7 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
+		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*engine.SignatureError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {

@@ -111,9 +111,13 @@ type session struct {
 }
 
 func newSession(u *update.Update, opts Options) (*session, error) {
+	demand := engine.ReadDemand()
 	for i := range u.Manifest.Parts {
 		p := &u.Manifest.Parts[i]
 		if err := part.Sealed(u.Files[p.File], p); err != nil {
+			return nil, err
+		}
+		if err := demand.Loadable(p.Name, u.Files[p.File]); err != nil {
 			return nil, err
 		}
 	}

@@ -211,6 +211,10 @@ func Open() (*Device, error) {
 	f, err := os.OpenFile(DevicePath, os.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		if d := ReadDemand(); d.Signed() {
+			return nil, fmt.Errorf("%w; as %s, it must be signed: dkms does that with a key that is enrolled once "+
+				"(Debian: `mokutil --import /var/lib/dkms/mok.pub`, Ubuntu: `update-secureboot-policy --enroll-key`; then reboot)", ErrNoModule, d.why())
+		}
 		return nil, ErrNoModule
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("open %s: %w; run as root", DevicePath, err)
@@ -272,7 +276,7 @@ func (d *Device) ReadMemory(p []byte, address uint64) error {
 	pin.Pin(r)
 	if err := d.list(iocReadMem, unsafe.Pointer(r), 1); err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("read kernel memory at %#x: %w; the kernel's lockdown forbids it", address, err)
+			return fmt.Errorf("read kernel memory at %#x: %w; %s", address, err, lockedAdvice)
 		}
 		return fmt.Errorf("read kernel memory at %#x: %w", address, err)
 	}
@@ -281,6 +285,10 @@ func (d *Device) ReadMemory(p []byte, address uint64) error {
 	}
 	return nil
 }
+
+// lockedAdvice is what to do where nobody may read kernel memory (security/lockdown: LOCKDOWN_KCORE).
+const lockedAdvice = "the kernel's lockdown forbids it, as lockdown=confidentiality does to everybody: nothing can be proved of this kernel, nor applied to it, " +
+	"before it is booted with lockdown=integrity, which is what Secure Boot asks for"
 
 // Begin begins the transaction; parts is how many parts will be loaded (apply).
 func (d *Device) Begin(id string, op Op, parts int) error {

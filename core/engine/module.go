@@ -78,15 +78,29 @@ func Load(name string, module []byte) error {
 		return fmt.Errorf("load module %s: %w", name, err)
 	}
 	if err := unix.FinitModule(fd, "", 0); err != nil {
-		return fmt.Errorf("load module %s: %w (%s)", name, err, loadAdvice(err))
+		return loadError(name, module, err)
 	}
 	return nil
 }
 
+func loadError(name string, module []byte, err error) error {
+	demand := ReadDemand()
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		if refused := demand.refused(name, module, errno); refused != nil {
+			return refused
+		}
+	}
+	advice := loadAdvice(err)
+	if demand.Disabled {
+		advice = "kernel.modules_disabled is set: no module can be loaded before the next boot"
+	}
+	return fmt.Errorf("load module %s: %w (%s)", name, err, advice)
+}
+
 func loadAdvice(err error) string {
 	switch {
-	case errors.Is(err, unix.EKEYREJECTED), errors.Is(err, unix.EPERM):
-		return "the kernel takes signed modules only: have the vendor sign the update's parts"
+	case errors.Is(err, unix.EPERM):
+		return "run as root"
 	case errors.Is(err, unix.ENOEXEC):
 		return "the loader refused its format; the kernel log says more"
 	case errors.Is(err, unix.EEXIST):

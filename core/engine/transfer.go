@@ -90,7 +90,8 @@ func (d *Device) Transfer(t *Transfer) error {
 	err := d.ioctl(iocTransfer, unsafe.Pointer(&c))
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("state transfer: %w; the kernel's lockdown forbids to write what no signature stands behind", err)
+		return fmt.Errorf("state transfer: %w; the kernel's lockdown forbids to write what no signature stands behind: "+
+			"have the vendor carry that by hooks, whose code is signed, or apply the update without Secure Boot", err)
 	case errors.Is(err, unix.E2BIG):
 		return fmt.Errorf("state transfer: %d pieces of memory read, %d set, %d shadow fields, %d bytes in all: more than the kernel module takes",
 			len(guards), len(sets), len(attaches), len(values))

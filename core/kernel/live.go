@@ -99,7 +99,8 @@ func (k *Kernel) openKcore() error {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() == 0:
-		return fmt.Errorf("read the running kernel's memory: %w; the kernel's lockdown forbids it: load the ksplice module", err)
+		return fmt.Errorf("read the running kernel's memory: %w; the kernel's lockdown forbids it, as lockdown=confidentiality does: "+
+			"with lockdown=integrity, or with none, it can be read", err)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("read the running kernel's memory: %w; run as root", err)
 	case err != nil:
