@@ -58,6 +58,7 @@ var refusals = []any{
 	new(*bootError),
 	new(*problemsError),
 	new(*notReadyError),
+	new(*engine.SignatureError),
 }
 
 // exitCode says whose fault an error is: the caller's, the update's or the machine's (refused), threads' in the way, the
@@ -66,7 +67,6 @@ func exitCode(err error) int {
 	var (
 		usage    *usageError
 		conflict *apply.ConflictError
-		refused  = []any{new(*apply.WrongKernelError), new(*apply.CommitError), new(*apply.BusyError), new(*transfer.MovedError), new(*apply.NothingError), new(*apply.InitError), new(*apply.AfterInitError), new(*engine.SignatureError), new(*bind.Error), new(*match.MismatchError), new(*create.RefusedError), new(*conformanceError)}
 		diag     *plugin.Diagnostic
 	)
 	switch {
