@@ -6,70 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/ksplice/ksplice/core/rootonly"
 )
-
-// ownership is what decides whether somebody but root can change a file or directory.
-type ownership struct {
-	mode     os.FileMode
-	uid, gid uint32
-	acl      bool // an access control list: the group's bits are its mask (acl(5))
-}
-
-// weakness says how somebody but root can change it, or "". A sticky directory counts as safe where sticky is set:
-// nobody can replace what root owns in it.
-func (o ownership) weakness(sticky bool) string {
-	if sticky && o.mode&os.ModeSticky != 0 && o.uid == 0 {
-		return ""
-	}
-	switch {
-	case o.uid != 0:
-		return fmt.Sprintf("belongs to user %d", o.uid)
-	case o.mode&0o002 != 0:
-		return fmt.Sprintf("is writable by everybody (mode %#o)", o.mode.Perm())
-	case o.mode&0o020 != 0 && o.gid != 0:
-		return fmt.Sprintf("is writable by group %d (mode %#o)", o.gid, o.mode.Perm())
-	case o.mode&0o020 != 0 && o.acl:
-		return fmt.Sprintf("is writable by whom its access control list names (mode %#o)", o.mode.Perm())
-	}
-	return ""
-}
-
-// stat returns the ownership of path.
-func stat(path string) (ownership, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return ownership{}, err
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ownership{}, fmt.Errorf("stat %s: the owner is not known", path)
-	}
-	n, err := unix.Lgetxattr(path, "system.posix_acl_access", nil)
-	return ownership{mode: info.Mode(), uid: st.Uid, gid: st.Gid, acl: err == nil && n > 0}, nil
-}
-
-// checkRootOnly returns an error that says who else could change the file at path, which has no symbolic links in it: the
-// file itself, its directory and every directory above are looked at. Root runs what the file holds.
-func checkRootOnly(path string, stat func(string) (ownership, error)) error {
-	for p, depth := path, 0; ; p, depth = filepath.Dir(p), depth+1 {
-		o, err := stat(p)
-		if err != nil {
-			return err
-		}
-		// The directory that holds the plugin may not even take new files of others.
-		if w := o.weakness(depth > 1); w != "" {
-			return fmt.Errorf("%s %s", p, w)
-		}
-		if p == filepath.Dir(p) {
-			return nil
-		}
-	}
-}
 
 // digest returns the lower-case hex SHA-256 of the file at path.
 func digest(path string) (string, error) {
@@ -103,7 +44,7 @@ func identity(path string) (string, error) {
 // it, which for root is root. Only a pinned binary is read whole.
 func (c *candidate) verify(asRoot bool, pin string) (string, error) {
 	if asRoot {
-		if err := checkRootOnly(c.path, stat); err != nil {
+		if err := rootonly.File(c.path); err != nil {
 			return "", newError(ErrUntrusted, c.label,
 				"root runs plugins that only root can change: make it and every directory above root's own (chown root, chmod go-w), or install the plugin where they are",
 				"%v", err)
