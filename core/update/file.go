@@ -27,9 +27,12 @@ import (
 //	     0     8  magic, "KSPLICE\n"
 //	     8     4  format version
 //	    12     4  reserved, zero
-//	    16     8  length of the payload in bytes; the file ends with it
+//	    16     8  length of the payload in bytes
 //	    24    32  SHA-256 of the payload
 //	    56     …  payload: a zstd frame that holds a tar archive
+//	     …     …  signatures over all that stands before, each four lines of text as minisign writes them; none is as good
+//
+// A signature can be added or taken away without changing what the others are over, nor the update.
 //
 // The archive's first member is manifest.json; the others are those the manifest names, in the order of
 // their names, with zero times and owners. The digest is checked before anything is decompressed, the
@@ -78,21 +81,40 @@ func Digest(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// Write encodes the update. The same update gives the same bytes.
+// Write encodes the update, without signatures. The same update gives the same bytes.
 func (u *Update) Write(w io.Writer) error {
+	s, err := u.Seal()
+	if err != nil {
+		return err
+	}
+	return s.write(w)
+}
+
+// WriteFile writes the update to path, without signatures, whole or not at all.
+func (u *Update) WriteFile(path string) error {
+	s, err := u.Seal()
+	if err != nil {
+		return err
+	}
+	return s.WriteFile(path)
+}
+
+// Seal encodes the update. The same update gives the same bytes.
+func (u *Update) Seal() (*Sealed, error) {
 	u.Manifest.Format = FormatVersion
 	if err := u.check(); err != nil {
-		return fmt.Errorf("write update: %w", err)
+		return nil, fmt.Errorf("write update: %w", err)
 	}
 	manifest, err := json.MarshalIndent(&u.Manifest, "", " ")
 	if err != nil {
-		return fmt.Errorf("write update: encode manifest: %w", err)
+		return nil, fmt.Errorf("write update: encode manifest: %w", err)
 	}
-	var payload bytes.Buffer
-	enc, err := zstd.NewWriter(&payload, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
+	var file bytes.Buffer
+	file.Write(make([]byte, headerSize))
+	enc, err := zstd.NewWriter(&file, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
 		zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return fmt.Errorf("write update: %w", err)
+		return nil, fmt.Errorf("write update: %w", err)
 	}
 	tw := tar.NewWriter(enc)
 	add := func(name string, content []byte) error {
@@ -104,46 +126,23 @@ func (u *Update) Write(w io.Writer) error {
 		return err
 	}
 	if err := add(manifestName, manifest); err != nil {
-		return err
+		return nil, err
 	}
 	for _, name := range u.names() {
 		if err := add(name, u.Files[name]); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := errors.Join(tw.Close(), enc.Close()); err != nil {
-		return fmt.Errorf("write update: %w", err)
+		return nil, fmt.Errorf("write update: %w", err)
 	}
-	header := make([]byte, headerSize)
-	copy(header, magic)
-	binary.LittleEndian.PutUint32(header[8:], FormatVersion)
-	binary.LittleEndian.PutUint64(header[16:], uint64(payload.Len()))
-	sum := sha256.Sum256(payload.Bytes())
-	copy(header[24:], sum[:])
-	if _, err := w.Write(header); err != nil {
-		return fmt.Errorf("write update: %w", err)
-	}
-	if _, err := w.Write(payload.Bytes()); err != nil {
-		return fmt.Errorf("write update: %w", err)
-	}
-	return nil
-}
-
-// WriteFile writes the update to path, whole or not at all.
-func (u *Update) WriteFile(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ksplice-*")
-	if err != nil {
-		return fmt.Errorf("write update: %w", err)
-	}
-	defer os.Remove(f.Name())
-	err = errors.Join(u.Write(f), f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write update: %w", err)
-	}
-	return nil
+	content := file.Bytes()
+	copy(content, magic)
+	binary.LittleEndian.PutUint32(content[8:], FormatVersion)
+	binary.LittleEndian.PutUint64(content[16:], uint64(len(content)-headerSize))
+	sum := sha256.Sum256(content[headerSize:])
+	copy(content[24:], sum[:])
+	return &Sealed{Content: content}, nil
 }
 
 // ReadFile reads and verifies the update at path.
@@ -160,43 +159,14 @@ func ReadFile(path string) (*Update, error) {
 	return u, nil
 }
 
-// Read reads and verifies an update. It returns an error that wraps ErrForeign, ErrTruncated, ErrAltered or
-// ErrVersion where r holds no such thing; nothing of the content is looked at before its digest was right.
+// Read reads and verifies an update, whoever has signed it. It returns an error that wraps ErrForeign, ErrTruncated, ErrAltered or ErrVersion
+// where r holds no such thing; nothing of the content is looked at before its digest was right.
 func Read(r io.Reader) (*Update, error) {
-	header := make([]byte, headerSize)
-	n, err := io.ReadFull(r, header)
-	switch {
-	case n >= len(magic) && string(header[:len(magic)]) != magic, n < len(magic) && !strings.HasPrefix(magic, string(header[:n])), n == 0:
-		return nil, fmt.Errorf("%w: it does not begin with %q; was the file made by ksplice create?", ErrForeign, magic)
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return nil, fmt.Errorf("%w: the header has %d of %d bytes; copy the file again", ErrTruncated, n, headerSize)
-	case err != nil:
-		return nil, fmt.Errorf("read update: %w", err)
+	s, err := ReadSealed(r)
+	if err != nil {
+		return nil, err
 	}
-	if v := binary.LittleEndian.Uint32(header[8:]); v < oldestVersion || v > FormatVersion {
-		return nil, fmt.Errorf("%w: the file has %d, this ksplice reads %d to %d; use the ksplice that made it", ErrVersion, v, oldestVersion, FormatVersion)
-	}
-	if binary.LittleEndian.Uint32(header[12:]) != 0 {
-		return nil, fmt.Errorf("%w: reserved bytes of the header are not zero", ErrAltered)
-	}
-	length := binary.LittleEndian.Uint64(header[16:])
-	if length > maxPayload {
-		return nil, fmt.Errorf("%w: a payload of %d bytes is more than the %d an update may have", ErrAltered, length, maxPayload)
-	}
-	payload, err := io.ReadAll(io.LimitReader(r, int64(length)+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read update: %w", err)
-	case uint64(len(payload)) < length:
-		return nil, fmt.Errorf("%w: the payload has %d of %d bytes; copy the file again", ErrTruncated, len(payload), length)
-	case uint64(len(payload)) > length:
-		return nil, fmt.Errorf("%w: bytes follow the payload", ErrAltered)
-	}
-	if sum := sha256.Sum256(payload); !bytes.Equal(sum[:], header[24:56]) {
-		return nil, fmt.Errorf("%w: the payload's SHA-256 is %x, the header says %x; get the file again from who made it",
-			ErrAltered, sum, header[24:56])
-	}
-	return decode(payload)
+	return s.Open()
 }
 
 func decode(payload []byte) (*Update, error) {

@@ -125,6 +125,7 @@ func TestManifestRefused(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	f.Add(encode(f, sample()))
+	f.Add(signed(f, sample()).Bytes())
 	f.Add([]byte(magic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if u, err := Read(bytes.NewReader(b)); err == nil && u.check() != nil {

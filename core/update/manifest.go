@@ -5,9 +5,10 @@ package update
 import "github.com/ksplice/ksplice/sdk/arch"
 
 // FormatVersion is the version of the file format that this package writes; it reads what has been written since oldestVersion. Version 4 has
-// Manifest.Transfers, which a ksplice that does not know them must not pass over.
+// Manifest.Transfers, which a ksplice that does not know them must not pass over. Since version 5 signatures may follow the payload.
 const (
-	FormatVersion = 4
+	FormatVersion = 5
+	signedVersion = 5
 	oldestVersion = 3
 )
 
