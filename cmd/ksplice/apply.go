@@ -26,18 +26,39 @@ import (
 
 // readUpdate reads and verifies an update that the command line names.
 func readUpdate(path string) (*update.Update, error) {
-	u, err := update.ReadFile(path)
+	s, err := readSealed(path)
+	if err != nil {
+		return nil, err
+	}
+	u, err := s.Open()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return u, nil
+}
+
+// readSealed reads the file of an update that the command line names, and does not look into it.
+func readSealed(path string) (*update.Sealed, error) {
+	s, err := update.ReadSealedFile(path)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EISDIR) {
 		return nil, usagef("%v", err)
 	}
-	return u, err
+	return s, err
 }
 
-// open reads an update and launches what its pipelines need.
-func (e *env) open(ctx context.Context, path string) (*update.Update, apply.Options, error) {
-	u, err := readUpdate(path)
+// open reads an update, of which nothing is looked at before it is known to be of somebody whom this machine trusts, and launches what its
+// pipelines need.
+func (e *env) open(ctx context.Context, path string, t *trusted) (*update.Update, apply.Options, error) {
+	s, err := readSealed(path)
 	if err != nil {
 		return nil, apply.Options{}, err
+	}
+	if err := t.verify(e, path, s); err != nil {
+		return nil, apply.Options{}, fmt.Errorf("%s: %w", path, err)
+	}
+	u, err := s.Open()
+	if err != nil {
+		return nil, apply.Options{}, fmt.Errorf("%s: %w", path, err)
 	}
 	a, _, err := e.host.Arch(ctx, u.Manifest.Kernel.Machine)
 	if err != nil {
@@ -100,19 +121,24 @@ func (r *replace) set(o *apply.Options) error {
 
 func checkCommand() *command {
 	var r replace
+	var by trusted
 	return &command{
 		name: "check", args: "FILE", summary: "prove that an update fits the running kernel; change nothing",
 		help: `Reads the update, matches every function of the units it was made from against the memory of the running
 kernel, solves all symbols and says whether apply would get as far as the commit. Nothing is loaded or
-written. Run as root: kernel memory is read through the ksplice module if it is loaded, else /proc/kcore.`,
+written. Run as root: kernel memory is read through the ksplice module if it is loaded, else /proc/kcore. Like apply it
+looks into no update that nobody whom this machine trusts has signed (ksplice verify).`,
 		example: "ksplice check fix.ksplice",
-		flags:   r.flags,
+		flags: func(fs *pflag.FlagSet) {
+			r.flags(fs)
+			by.flags(fs)
+		},
 		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
 				return err
 			}
-			u, opts, err := e.open(ctx, path)
+			u, opts, err := e.open(ctx, path, &by)
 			if err != nil {
 				return err
 			}
@@ -126,7 +152,8 @@ written. Run as root: kernel memory is read through the ksplice module if it is 
 			if err != nil {
 				return err
 			}
-			return e.result(r, func(w io.Writer) {
+			return e.result(by.report(r), func(w io.Writer) {
+				by.print(w)
 				if r.Changes() {
 					printMatch(w, r)
 					printNotes(w, r)
@@ -238,6 +265,7 @@ func applyCommand() *command {
 	var l late
 	var replaced replace
 	var persistent keep
+	var by trusted
 	return &command{
 		name: "apply", args: "FILE", summary: "apply an update to the running kernel",
 		help: `Does what check does, then loads the update's parts and redirects the replaced functions in one short stop of
@@ -246,13 +274,15 @@ with the process's number, name and the function: run it again when the process 
 sleeps in the function, --freeze freezes just those that are in the way (cgroup v2) and lets them go when it is decided:
 they see what a stop and SIGCONT would show them, an EINTR from epoll_wait for example (signal(7)).
 A part whose module is not loaded is armed: it goes in as soon as the module is live, or before its init runs (--before-init).
-A cumulative update takes the place of earlier ones in the same stop (--replace). With --persist it is applied again at each boot of this kernel. It needs root and the ksplice kernel module (modprobe ksplice).`,
+A cumulative update takes the place of earlier ones in the same stop (--replace). With --persist it is applied again at each boot of this kernel. It needs root and the ksplice kernel module (modprobe ksplice).
+Somebody whom this machine trusts must have signed the update (ksplice verify says who did), or --allow-unsigned takes it all the same.`,
 		example: "ksplice apply fix.ksplice\nksplice apply --replace 3f9c2ab1 all-fixes.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			t.flags(fs)
 			replaced.flags(fs)
 			l.flags(fs)
 			persistent.flags(fs)
+			by.flags(fs)
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
@@ -261,7 +291,7 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 			}
 			e.event = &event{operation: "apply"}
 			e.event.add(fieldFile, path)
-			u, opts, err := e.open(ctx, path)
+			u, opts, err := e.open(ctx, path, &by)
 			if err != nil {
 				return err
 			}
@@ -288,7 +318,8 @@ A cumulative update takes the place of earlier ones in the same stop (--replace)
 					return err
 				}
 			}
-			return e.result(r, func(w io.Writer) {
+			return e.result(by.report(r), func(w io.Writer) {
+				by.print(w)
 				if r.Changes() {
 					printMatch(w, r)
 					transferred(w, r.Transfer, "set")

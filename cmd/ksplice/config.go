@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 
 	"github.com/BurntSushi/toml"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/trust"
 )
 
 const configDefault = "/etc/ksplice/config.toml"
@@ -21,6 +25,48 @@ type config struct {
 	} `toml:"plugins"`
 	// Plugin holds a plugin's own keys, by file name.
 	Plugin map[string]map[string]string `toml:"plugin"`
+	// Trust says whose updates this machine takes.
+	Trust struct {
+		Keys          []string `toml:"keys"`
+		AllowUnsigned bool     `toml:"allow_unsigned"`
+	} `toml:"trust"`
+}
+
+// setting is a key of the configuration file, as `ksplice config` shows it and the manual.
+type setting struct {
+	Key     string `json:"key"` // FILE and KEY stand for what one likes
+	Type    string `json:"type"`
+	Default string `json:"default"`
+	Meaning string `json:"meaning"`
+}
+
+// settings are all keys of config.
+var settings = []setting{
+	{"plugins.dirs", "list of directories", "[]", "where plugins are looked for before the installation's own directory"},
+	{"plugins.pins.FILE", "text", "", "the SHA-256, in hex, that the plugin of that file name must have; ksplice plugin list -v shows it"},
+	{"plugin.FILE.KEY", "text", "", "what the plugin of that file name is given; its author says what there is"},
+	{"trust.keys", "list of directories", `["` + trust.DefaultDir + `"]`, "where the keys lie of those whose updates this machine takes (ksplice verify --help)"},
+	{"trust.allow_unsigned", "true or false", "false", "take updates that nobody of those has signed, as with --allow-unsigned: for machines on which updates are tried"},
+}
+
+func configCommand() *command {
+	return &command{
+		name: "config", summary: "list what the configuration file can set",
+		help: `A row each: the key, what it wants, what holds where it is not there, and what it does. The file is TOML: a key a.b is b
+in the table [a]. A file with any other key is refused, by every command.`,
+		example: "ksplice config\nksplice config --config new.toml    # and see that the file is right",
+		run: func(_ context.Context, e *env, args []string) error {
+			if len(args) > 0 {
+				return usagef("config takes no arguments")
+			}
+			return e.result(settings, func(w io.Writer) {
+				fmt.Fprintln(w, "KEY\tTYPE\tDEFAULT\tMEANING")
+				for _, s := range settings {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Key, s.Type, s.Default, s.Meaning)
+				}
+			})
+		},
+	}
 }
 
 // readConfig reads the file at path; an empty path means the default one, which need not exist.

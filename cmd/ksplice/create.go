@@ -62,6 +62,7 @@ type createFlags struct {
 	report                     bool
 	jobs                       int
 	signing                    signingFlags
+	sign                       signer
 }
 
 func createCommand() *command {
@@ -80,7 +81,7 @@ A module that was built outside of the kernel's source (by dkms, say) is patched
 that directory, which must hold what the running module was built from.
 
 Under Secure Boot kernels load modules that are signed by a key they trust. --module-key and --module-cert sign the update's parts so; for
-keys that no file holds, --module-signer runs a command of yours.`,
+keys that no file holds, --module-signer runs a command of yours. Machines take update files of those only whose keys they trust: sign the file (--sign, or ksplice sign later).`,
 		example: "ksplice create --patch fix.patch -o fix.ksplice\nksplice create --patch fix.patch --kernel 6.1.0-56-amd64 -o fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			fs.StringVarP(&f.patch, "patch", "p", "", "the source patch, a unified diff `FILE`")
@@ -100,6 +101,7 @@ keys that no file holds, --module-signer runs a command of yours.`,
 			fs.StringArrayVar(&f.because, "because", nil, "the `TEXT` that says why that does no harm, one for each --accept; it travels with the update")
 			f.signing.flags(fs)
 			fs.IntVarP(&f.jobs, "jobs", "j", 0, "parallel compilers (default: one a processor)")
+			f.sign.flags(fs, "sign", "sign-password-file")
 		},
 		run: func(ctx context.Context, e *env, args []string) error {
 			if len(args) > 0 {
@@ -158,6 +160,10 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 		}
 		f.moduleBuilt = cmp.Or(f.moduleBuilt, f.moduleSource)
 	}
+	secret, err := f.sign.secret(ctx)
+	if err != nil {
+		return err
+	}
 	var base []*update.Update
 	for _, path := range f.on {
 		u, err := readUpdate(path)
@@ -198,7 +204,18 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if f.report {
 		return e.result(report, func(w io.Writer) { printItems(w, report) })
 	}
-	if err := u.WriteFile(f.output); err != nil {
+	sealed, err := u.Seal()
+	if err != nil {
+		return err
+	}
+	signedWith := ""
+	if secret != nil {
+		if err := sign(sealed, u, secret); err != nil {
+			return err
+		}
+		signedWith = secret.ID()
+	}
+	if err := sealed.WriteFile(f.output); err != nil {
 		return err
 	}
 	info2, err := os.Stat(f.output)
@@ -207,14 +224,18 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	}
 	shown := struct {
 		*create.Report
-		File string `json:"file"`
-		Size int64  `json:"size"`
-	}{report, f.output, info2.Size()}
+		File       string `json:"file"`
+		Size       int64  `json:"size"`
+		SignedWith string `json:"signed_with,omitempty"` // the key's ID
+	}{report, f.output, info2.Size(), signedWith}
 	return e.result(shown, func(w io.Writer) {
 		for _, n := range report.Notes {
 			fmt.Fprintf(w, "note      %s\n", n)
 		}
 		fmt.Fprintf(w, "update    %s %s, id %s\n", f.output, size(info2.Size()), report.ID)
+		if signedWith != "" {
+			fmt.Fprintf(w, "signed    with key %s\n", signedWith)
+		}
 		if e.verbose > 0 {
 			for _, s := range report.Stages {
 				fmt.Fprintf(w, "          %s %s\n", s.Name, s.Time.Round(time.Millisecond))

@@ -19,6 +19,7 @@ import (
 	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/core/transfer"
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -59,6 +60,8 @@ var refusals = []any{
 	new(*problemsError),
 	new(*notReadyError),
 	new(*engine.SignatureError),
+	new(*trust.RefusedError),
+	new(*trust.KeyError),
 }
 
 // exitCode says whose fault an error is: the caller's, the update's or the machine's (refused), threads' in the way, the
@@ -82,7 +85,7 @@ func exitCode(err error) int {
 	}
 	for _, sentinel := range []error{update.ErrForeign, update.ErrTruncated, update.ErrAltered, update.ErrVersion, engine.ErrApplied,
 		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrBusy, engine.ErrMapped, engine.ErrWaitedFor, kernel.ErrHidden, kernel.ErrFormat,
-		kernel.ErrNoModules} {
+		kernel.ErrNoModules, trust.ErrSignature} {
 		if errors.Is(err, sentinel) {
 			return exitRefused
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/modsign"
 	"github.com/ksplice/ksplice/core/part"
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -24,7 +25,8 @@ func inspectCommand() *command {
 	return &command{
 		name: "inspect", args: "FILE", summary: "show what is in an update",
 		help: `The kernel that the update is for, its parts, the functions they replace and why, the symbols that apply
-solves, the hooks it runs, and the patch. The file is verified first; the running kernel is not looked at.`,
+solves, the hooks it runs, the patch, and whose signatures it has. That the file is whole is seen first; it need not be
+signed. The running kernel is not looked at.`,
 		example: "ksplice inspect fix.ksplice\nksplice inspect --patch fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
 			fs.BoolVar(&patch, "patch", false, "print the patch's text alone")
@@ -35,9 +37,13 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 			if err != nil {
 				return err
 			}
-			u, err := readUpdate(path)
+			sealed, err := readSealed(path)
 			if err != nil {
 				return err
+			}
+			u, err := sealed.Open()
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
 			}
 			m := &u.Manifest
 			text := u.Files[m.Patch.File]
@@ -69,16 +75,21 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					hooks[p.Name] = []update.Hook{}
 				}
 			}
-			signed, err := signatures(u)
+			parts, err := moduleSignatures(u)
 			if err != nil {
 				return err
 			}
+			verdicts, err := e.judge(path, sealed)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
 			shown := struct {
 				*update.Manifest
-				Hooks      map[string][]update.Hook      `json:"hooks"`      // by part
-				Signatures map[string]*modsign.Signature `json:"signatures"` // likewise; null: it has none
-				PatchText  string                        `json:"patch_text"`
-			}{m, hooks, signed, string(text)}
+				Hooks            map[string][]update.Hook      `json:"hooks"`             // by part
+				ModuleSignatures map[string]*modsign.Signature `json:"module_signatures"` // likewise; null: it has none
+				Signatures       []trust.Verdict               `json:"signatures"`        // of the file
+				PatchText        string                        `json:"patch_text"`
+			}{m, hooks, parts, verdicts, string(text)}
 			if err := e.result(shown, func(w io.Writer) {
 				fmt.Fprintf(w, "update\t%s\t%s\n", m.ID, m.Description)
 				fmt.Fprintf(w, "kernel\t%s\t%s\n", m.Kernel.Release, m.Kernel.Banner)
@@ -90,6 +101,7 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 				if m.Effective != "" {
 					fmt.Fprintf(w, "effective\t%s\tof a kernel that has it\n", m.Effective)
 				}
+				printSignatures(w, verdicts)
 				for _, b := range m.Base {
 					fmt.Fprintf(w, "stands on\t%s\t\n", b)
 				}
@@ -118,7 +130,7 @@ solves, the hooks it runs, and the patch. The file is verified first; the runnin
 					fmt.Fprintf(w, "unit\t%s\t%s\n", x.Object, module(x.Module))
 				}
 				for i := range m.Parts {
-					printPart(w, &m.Parts[i], hooks[m.Parts[i].Name], signed[m.Parts[i].Name])
+					printPart(w, &m.Parts[i], hooks[m.Parts[i].Name], parts[m.Parts[i].Name])
 				}
 			}); err != nil || e.json {
 				return err

@@ -21,6 +21,7 @@ import (
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/create"
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/trust"
 )
 
 // command is one subcommand: everything --help says of it, its flags and its work.
@@ -48,8 +49,7 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(),
-		inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand()}
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), verifyCommand(), signCommand(), keygenCommand(), configCommand()}
 }
 
 func main() {
@@ -84,7 +84,7 @@ func overview(w io.Writer) {
 	fmt.Fprint(w, `ksplice applies source patches to a running Linux kernel, without a reboot.
 
 A vendor makes an update from a patch; an administrator checks, applies and undoes it:
-    ksplice create --patch fix.patch -o fix.ksplice
+    ksplice create --patch fix.patch --sign acme.key -o fix.ksplice
     ksplice check fix.ksplice
     ksplice apply fix.ksplice
     ksplice undo ID
@@ -161,6 +161,7 @@ func (e *env) fail(c *command, err error) int {
 	code := exitCode(err)
 	var conflict *apply.ConflictError
 	var refused *create.RefusedError
+	var untrusted *trust.RefusedError
 	if e.json && !e.printed { // standard output holds one value
 		v := map[string]any{"error": err.Error(), "exit_code": code}
 		switch {
@@ -168,6 +169,8 @@ func (e *env) fail(c *command, err error) int {
 			v["conflicts"] = conflict.Conflicts
 		case errors.As(err, &refused):
 			v["reasons"] = refused.Reasons
+		case errors.As(err, &untrusted):
+			v["signatures"] = untrusted.Verdicts
 		}
 		_ = e.encode(v)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/ksplice/ksplice/core/objfile"
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
 )
@@ -26,8 +27,13 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar: each is a page of the manual that is true. Besides the usual commands there are
 //
 //	exits CODE PROGRAM ARG...   runs the program and wants the exit code
-//	makeupdate FILE             writes a small update
+//	makeupdate FILE [LINE]      writes a small update, described by the line
 //	alter FILE OFFSET           flips a bit of a file
+//	append FILE LINE            adds a line to a file
+//	graft FROM TO               gives an update the signatures of another
+//	detach KEY FILE             signs a file in FILE.minisig, as minisign -Sm does
+//
+// trust.toml is a configuration that trusts the keys in keys.d, allow.toml one that takes what is not signed.
 func TestScripts(t *testing.T) {
 	plugins := t.TempDir()
 	if err := os.Chmod(plugins, 0o755); err != nil {
@@ -43,9 +49,13 @@ func TestScripts(t *testing.T) {
 			e.Setenv("KSPLICE_PLUGIN_PATH", plugins)
 			e.Setenv("PLUGINS", plugins)
 			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, "cache"))
-			return nil
+			keys := filepath.Join(e.WorkDir, "keys.d")
+			return errors.Join(os.MkdirAll(keys, 0o755),
+				os.WriteFile(filepath.Join(e.WorkDir, "trust.toml"), fmt.Appendf(nil, "[trust]\nkeys = [%q]\n", keys), 0o644),
+				os.WriteFile(filepath.Join(e.WorkDir, "allow.toml"), []byte("[trust]\nallow_unsigned = true\n"), 0o644))
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "makeupdate": makeUpdate, "alter": alter},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "makeupdate": makeUpdate, "alter": alter,
+			"append": appendLine, "graft": graft, "detach": detach},
 	})
 }
 
@@ -80,17 +90,54 @@ func alter(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(path, b, 0o600))
 }
 
+func appendLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: append FILE LINE")
+	}
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_WRONLY|os.O_APPEND, 0)
+	ts.Check(err)
+	_, err = fmt.Fprintln(f, args[1])
+	ts.Check(errors.Join(err, f.Close()))
+}
+
+func graft(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: graft FROM TO")
+	}
+	from, err := update.ReadSealedFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	to, err := update.ReadSealedFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	to.Signatures = from.Signatures
+	ts.Check(to.WriteFile(ts.MkAbs(args[1])))
+}
+
+func detach(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: detach KEY FILE")
+	}
+	secret, err := trust.ReadSecret(ts.MkAbs(args[0]), nil)
+	ts.Check(err)
+	path := ts.MkAbs(args[1])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	s, err := secret.Sign(b, "in a file of its own")
+	ts.Check(err)
+	ts.Check(os.WriteFile(path+detachedSuffix, s.Text(), 0o644))
+}
+
 // makeUpdate writes an update whose part has one replaced function and one hook. Its code is never run.
 func makeUpdate(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: makeupdate FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: makeupdate FILE [LINE]")
 	}
+	line := append(args[1:], "fs: rename a")[0]
 	module, err := samplePart()
 	ts.Check(err)
 	pre, patch := []byte("a pre object"), []byte("--- a/fs/a.c\n+++ b/fs/a.c\n@@ -1 +1 @@\n-int a;\n+int b;\n")
 	u := &update.Update{
 		Manifest: update.Manifest{
-			ID: update.ID(module, pre, patch), Description: "fs: rename a", Effective: "6.1.1-test",
+			ID: update.ID(module, pre, patch), Description: line, Effective: "6.1.1-test",
 			Kernel:    update.Kernel{Release: "6.1.0-test", Version: "#1 SMP Test", Banner: "Test 6.1", Machine: uint16(elf.EM_X86_64)},
 			Toolchain: update.Toolchain{Backend: "test", Arch: "x86_64", CompilerVersion: "gcc 12"},
 			Patch:     update.Patch{File: "patch.diff", SHA256: update.Digest(patch), Files: []update.PatchFile{{Path: "fs/a.c", Added: 1, Removed: 1}}},

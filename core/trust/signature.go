@@ -19,6 +19,9 @@ const (
 	signatureLines = 4
 )
 
+// ErrSignature says that something is no signature. It is wrapped in errors that say more.
+var ErrSignature = errors.New("not a signature of minisign")
+
 // Signature is one signature. What it says of itself counts for nothing before it was verified.
 type Signature struct{ s minisign.Signature }
 
@@ -30,28 +33,28 @@ func keyID(id uint64) string { return fmt.Sprintf("%016X", id) }
 // Text returns the signature as it stands in a file: four lines.
 func (s Signature) Text() []byte { return []byte(s.s.String()) }
 
-// ParseSignatures reads signatures as minisign writes them, one behind the other. No text has none.
+// ParseSignatures reads signatures as minisign writes them, one behind the other. No text has none. Errors wrap ErrSignature.
 func ParseSignatures(text []byte) ([]Signature, error) {
 	if len(text) == 0 {
 		return nil, nil
 	}
 	if len(text) > MaxSignatures {
-		return nil, fmt.Errorf("the signatures have %d bytes, more than the %d that they may have", len(text), MaxSignatures)
+		return nil, fmt.Errorf("%w: %d bytes are more than the %d that signatures may have", ErrSignature, len(text), MaxSignatures)
 	}
 	lines := strings.SplitAfter(string(text), "\n")
 	if last := len(lines) - 1; lines[last] != "" || last%signatureLines != 0 {
-		return nil, fmt.Errorf("it is not so many times %d whole lines: a signature was cut off, or something else added", signatureLines)
+		return nil, fmt.Errorf("%w: it is not some times %d whole lines, so that one was cut off, or something else added", ErrSignature, signatureLines)
 	}
 	lines = lines[:len(lines)-1]
 	if n := len(lines) / signatureLines; n > maxCount {
-		return nil, fmt.Errorf("there are %d signatures, more than the %d that there may be", n, maxCount)
+		return nil, fmt.Errorf("%w: there are %d, more than the %d that there may be", ErrSignature, n, maxCount)
 	}
 	var out []Signature
 	for ; len(lines) > 0; lines = lines[signatureLines:] {
 		var s Signature
 		err := s.parse(strings.Join(lines[:signatureLines], ""))
 		if err != nil {
-			return nil, fmt.Errorf("signature %d: %w", len(out)+1, err)
+			return nil, fmt.Errorf("%w: number %d: %w", ErrSignature, len(out)+1, err)
 		}
 		out = append(out, s)
 	}

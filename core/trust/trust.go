@@ -52,7 +52,7 @@ type Signed struct {
 
 // Judge says of every signature what it is worth now.
 func (k *Keys) Judge(now time.Time, signed ...Signed) []Verdict {
-	var out []Verdict
+	out := []Verdict{} // for JSON
 	for _, x := range signed {
 		hashed := make([]*minisign.Reader, len(x.Contents))
 		made := func(key *Key, s Signature) bool {

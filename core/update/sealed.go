@@ -81,7 +81,7 @@ func ReadSealed(r io.Reader) (*Sealed, error) {
 		return nil, fmt.Errorf("%w: bytes follow the payload", ErrAltered)
 	}
 	if s.Signatures, err = trust.ParseSignatures(text); err != nil {
-		return nil, fmt.Errorf("%w: what follows the payload are no signatures: %w", ErrAltered, err)
+		return nil, fmt.Errorf("%w: what follows the payload: %w", ErrAltered, err)
 	}
 	return s, nil
 }

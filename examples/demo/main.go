@@ -1,6 +1,7 @@
-// Command demo shows a hot update, end to end, on Debian's newest kernel of a series: it makes an update from a patch,
-// boots the kernel in a virtual machine, and shows what a program there sees before, after apply, and after undo, while
-// other programs use the patched code in a loop. It fails when anything is not as it should be. `make demo` runs it.
+// Command demo shows a hot update, end to end, on Debian's newest kernel of a series: it makes an update from a patch, signs
+// it, boots the kernel in a virtual machine that trusts the key, and shows what a program there sees before, after apply, and
+// after undo, while other programs use the patched code in a loop. It fails when anything is not as it should be. `make demo`
+// runs it.
 package main
 
 import (
@@ -76,22 +77,28 @@ func demo(ctx context.Context, series string) error {
 	_, diff, _ := strings.Cut(string(patch), "---\n")
 	fmt.Print(diff)
 
-	say("ksplice create --patch %s --kernel %s -o demo.ksplice", patchFile, k.Release)
-	create := exec.CommandContext(ctx, filepath.Join(tools, "bin", "ksplice"), "create", "--patch", patchFile, "--kernel", k.Release,
-		"-o", filepath.Join(share, "demo.ksplice"))
-	create.Cancel = func() error { return create.Process.Signal(os.Interrupt) }
-	create.WaitDelay = 30 * time.Second
-	create.Stdout, create.Stderr = os.Stdout, os.Stderr
-	if err := create.Run(); err != nil {
+	keys, err := os.MkdirTemp("", "ksplice-demo-keys-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(keys)
+	key := filepath.Join(keys, "vendor")
+	say("ksplice keygen --no-password vendor")
+	if err := onHost(ctx, tools, "keygen", "--no-password", key); err != nil {
+		return fmt.Errorf("make a key: %w", err)
+	}
+	say("ksplice create --patch %s --kernel %s --sign vendor.key -o demo.ksplice", patchFile, k.Release)
+	if err := onHost(ctx, tools, "create", "--patch", patchFile, "--kernel", k.Release, "--sign", key+".key", "-o", filepath.Join(share, "demo.ksplice")); err != nil {
 		return fmt.Errorf("create the update: %w", err)
 	}
 
-	say("boot %s in QEMU", k.Release)
+	say("boot %s in QEMU, with vendor.pub in /etc/ksplice/keys.d: it trusts who has made the update", k.Release)
 	files, err := vmtest.Tree(tools, "/usr/local")
 	if err != nil {
 		return err
 	}
 	files["/root/ksplice.ko"] = kmod
+	files["/etc/ksplice/keys.d/vendor.pub"] = key + ".pub"
 	g, err := vmtest.Boot(ctx, vmtest.Options{Kernel: k, Files: files, Share: share})
 	if err != nil {
 		return err
@@ -104,6 +111,15 @@ func demo(ctx context.Context, series string) error {
 		return err
 	}
 	return g.Close()
+}
+
+// onHost runs ksplice here, and shows what it says.
+func onHost(ctx context.Context, tools string, args ...string) error {
+	c := exec.CommandContext(ctx, filepath.Join(tools, "bin", "ksplice"), args...)
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	c.WaitDelay = 30 * time.Second
+	c.Stdout, c.Stderr = os.Stdout, os.Stderr
+	return c.Run()
 }
 
 // inGuest is what happens in the machine.

@@ -25,6 +25,9 @@ const (
 	guestKmod  = "/lib/ksplice.ko"
 	guestTool  = "/bin/labtool"
 	guestUser  = "/bin/exercise" // uses, traces and measures what the examples patch
+	// guestSettings is the guest's configuration file, and what every other begins with: updates of tests are not signed.
+	guestSettings = "/etc/ksplice/config.toml"
+	takeAll       = "[trust]\nallow_unsigned = true\n"
 )
 
 // The exit codes of the command line, as README lists them.
@@ -64,6 +67,10 @@ func prepare(t testing.TB, series string) *lab {
 		t.Fatal(err)
 	}
 	l.files[guestKmod] = l.kmod
+	l.files[guestSettings] = filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(l.files[guestSettings], []byte(takeAll), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for to, pkg := range map[string]string{guestUser: "./examples/exercise", guestTool: "./cmd/ksplice/kerneltest/labtool"} {
 		if l.files[to], err = vmtest.Program(t.Context(), pkg); err != nil {
 			t.Fatal(err)
@@ -80,6 +87,14 @@ func (l *lab) boot(t testing.TB, o vmtest.Options) {
 	o.Kernel, o.Files, o.Share = l.kernel, files, l.share
 	l.Guest = vmtest.Test(t, o)
 	l.MustRun(t, "insmod", guestKmod)
+}
+
+// configure writes a configuration file in the guest.
+func (l *lab) configure(t testing.TB, path, text string) {
+	t.Helper()
+	if err := l.WriteFile(path, []byte(takeAll+text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // host runs the ksplice command on the host.

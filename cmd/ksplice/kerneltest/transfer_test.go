@@ -114,7 +114,7 @@ func TestTransfer(t *testing.T) {
 		random := l.create(t, "random", randomPatch(), "--config", config)
 		kinds := l.create(t, "kinds", kindsPatch(), "--config", config)
 		l.boot(t, vmtest.Options{MemoryMiB: 2048})
-		l.MustRun(t, "sh", "-c", fmt.Sprintf("printf '[plugins]\\ndirs = [\"%s\"]\\n' >%s", guestPlugins, guestConfig))
+		l.configure(t, guestConfig, fmt.Sprintf("[plugins]\ndirs = [%q]\n", guestPlugins))
 		l.vendorExample(t, chrdev)
 		out := l.must(t, exitOK, "fits", "check", "--config", l.mode(t, "marks"), kinds)
 		for _, what := range []string{"idr", "hlist", "tree"} {
@@ -200,8 +200,7 @@ func (l *lab) vendorExample(t *testing.T, file string) {
 func (l *lab) mode(t *testing.T, mode string) (config string) {
 	t.Helper()
 	config = "/opt/faulty.toml"
-	text := fmt.Sprintf("[plugins]\ndirs = [\"%s\"]\n[plugin.transform-faulty]\nmode = \"%s\"\n", guestPlugins, mode)
-	l.MustRun(t, "sh", "-c", fmt.Sprintf("printf '%s' >%s", text, config))
+	l.configure(t, config, fmt.Sprintf("[plugins]\ndirs = [%q]\n[plugin.transform-faulty]\nmode = %q\n", guestPlugins, mode))
 	return config
 }
 

@@ -50,7 +50,7 @@ func (l *lab) transferBench(b *testing.B) {
 	plain := l.create(b, "plain", []byte(strings.Replace(herdPatch[:strings.Index(herdPatch, "@@ -11")]+herdPatch[strings.Index(herdPatch, "@@ -26"):], "s->twice", "s->number * 2", 1)),
 		"--module-source", built)
 	l.boot(b, vmtest.Options{MemoryMiB: 2048, Files: map[string]string{"/lib/herd.ko": filepath.Join(built, "herd.ko")}})
-	l.MustRun(b, "sh", "-c", fmt.Sprintf("printf '[plugins]\\ndirs = [\"%s\"]\\n' >%s", guestPlugins, guestConfig))
+	l.configure(b, guestConfig, fmt.Sprintf("[plugins]\ndirs = [%q]\n", guestPlugins))
 	type applied struct {
 		Commit struct {
 			Pause time.Duration `json:"pause_ns"`

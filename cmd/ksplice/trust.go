@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/core/apply"
+	"github.com/ksplice/ksplice/core/trust"
+	"github.com/ksplice/ksplice/core/update"
+)
+
+// detachedSuffix is that of a file of signatures beside an update, as `minisign -Sm FILE` writes it.
+const detachedSuffix = ".minisig"
+
+// keys reads whom this machine trusts.
+func (e *env) keys() (*trust.Keys, error) {
+	dirs := e.config.Trust.Keys
+	if len(dirs) == 0 {
+		dirs = []string{trust.DefaultDir}
+	}
+	return trust.ReadKeys(dirs, os.Geteuid() == 0)
+}
+
+// signatures returns those that an update has: its own, and those in a file beside it, which may be over the whole file as well.
+func signatures(path string, s *update.Sealed) ([]trust.Signed, error) {
+	out := []trust.Signed{{Signatures: s.Signatures, Contents: [][]byte{s.Content}}}
+	f, err := os.Open(path + detachedSuffix)
+	if errors.Is(err, os.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, usagef("read signatures: %v", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, trust.MaxSignatures+1))
+	if err != nil {
+		return nil, usagef("read signatures: %v", err)
+	}
+	list, err := trust.ParseSignatures(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; sign anew, or remove the file", f.Name(), err)
+	}
+	return append(out, trust.Signed{Signatures: list, Contents: [][]byte{s.Bytes(), s.Content}}), nil
+}
+
+// judge says what an update's signatures are worth. Where the keys cannot be read, none is known.
+func (e *env) judge(path string, s *update.Sealed) ([]trust.Verdict, error) {
+	signed, err := signatures(path, s)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := e.keys()
+	if err != nil {
+		e.log.Warn("nobody's signature can be verified", "error", err)
+		keys = &trust.Keys{}
+	}
+	return keys.Judge(time.Now(), signed...), nil
+}
+
+func printSignatures(w io.Writer, verdicts []trust.Verdict) {
+	if len(verdicts) == 0 {
+		fmt.Fprintf(w, "signed\tby nobody\t\n")
+	}
+	for _, v := range verdicts {
+		by := "key " + v.Key
+		if v.Name != "" {
+			by = v.Name + ", " + by
+		}
+		what := string(v.Status)
+		if v.Comment != "" {
+			what += ": " + v.Comment
+		}
+		fmt.Fprintf(w, "signed\t%s\t%s\n", by, what)
+	}
+}
+
+// trusted is whom an update must be of before it is looked into.
+type trusted struct {
+	allow bool
+	by    *trust.Verdict // nil: of nobody, which is allowed
+}
+
+func (t *trusted) flags(fs *pflag.FlagSet) {
+	fs.BoolVar(&t.allow, "allow-unsigned", false, "take an update that nobody whom this machine trusts has signed")
+}
+
+// verify wants somebody trusted to have signed the update, or that not to matter.
+func (t *trusted) verify(e *env, path string, s *update.Sealed) error {
+	t.allow = t.allow || e.config.Trust.AllowUnsigned
+	signed, err := signatures(path, s)
+	if err == nil {
+		var keys *trust.Keys
+		if keys, err = e.keys(); err == nil {
+			t.by, err = keys.Verify(time.Now(), signed...)
+		}
+	}
+	if err != nil && t.allow {
+		// Who could bring a bad signature could have left it away.
+		e.log.Info("the update is of nobody whom this machine trusts", "file", path, "error", err)
+		return nil
+	}
+	return err
+}
+
+func (t *trusted) print(w io.Writer) {
+	if t.by == nil {
+		fmt.Fprintf(w, "signed\tby nobody whom this machine trusts, which is allowed\n")
+		return
+	}
+	fmt.Fprintf(w, "signed\tby %s, key %s\n", t.by.Name, t.by.Key)
+}
+
+// trustedReport is what apply and check report, and whose update it was.
+type trustedReport struct {
+	*apply.Report
+	SignedBy *trust.Verdict `json:"signed_by"`
+}
+
+func (t *trusted) report(r *apply.Report) trustedReport { return trustedReport{r, t.by} }
+
+func verifyCommand() *command {
+	return &command{
+		name: "verify", args: "FILE", summary: "say who has signed an update, and whether this machine trusts them",
+		help: `Signatures are minisign's: in the update itself (ksplice create --sign, ksplice sign), or beside it in FILE.minisig
+(minisign -Sm FILE). One that this machine trusts suffices, whatever others there are. What the update holds is not looked at.
+
+The keys lie in ` + trust.DefaultDir + `, or where the configuration says ([trust] keys). NAME.pub is a public key as minisign
+and ksplice keygen write it, and root's own. Lines may be added below it, which minisign does not read:
+
+    valid-from: 2026-01-01
+    valid-until: 2027-12-31
+
+The last day is included; days are UTC's. An expired key's signatures count no more, whenever they were made. NAME.revoked is a key that must not be trusted any more,
+whatever NAME.pub says: mv acme.pub acme.revoked, or put it there before anybody puts acme.pub back.
+
+Updates are what the kernel is going to run: compare a key with what its owner publishes before you put it there.`,
+		example: "ksplice verify fix.ksplice\ncp acme.pub " + trust.DefaultDir + "/ && ksplice verify fix.ksplice",
+		run: func(_ context.Context, e *env, args []string) error {
+			path, err := one(args, "update file")
+			if err != nil {
+				return err
+			}
+			s, err := readSealed(path)
+			if err != nil {
+				return err
+			}
+			signed, err := signatures(path, s)
+			if err != nil {
+				return err
+			}
+			keys, err := e.keys()
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			if _, err := keys.Verify(now, signed...); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			verdicts := keys.Judge(now, signed...)
+			return e.result(map[string][]trust.Verdict{"signatures": verdicts}, func(w io.Writer) { printSignatures(w, verdicts) })
+		},
+	}
+}
