@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/BurntSushi/toml"
 	"github.com/hashicorp/go-hclog"
@@ -30,6 +32,8 @@ type config struct {
 		Keys          []string `toml:"keys"`
 		AllowUnsigned bool     `toml:"allow_unsigned"`
 	} `toml:"trust"`
+
+	path string // of the file
 }
 
 // setting is a key of the configuration file, as `ksplice config` shows it and the manual.
@@ -71,11 +75,11 @@ in the table [a]. A file with any other key is refused, by every command.`,
 
 // readConfig reads the file at path; an empty path means the default one, which need not exist.
 func readConfig(path string) (*config, error) {
-	c := &config{}
 	named := path != ""
 	if !named {
 		path = configDefault
 	}
+	c := &config{path: path}
 	meta, err := toml.DecodeFile(path, c)
 	if errors.Is(err, os.ErrNotExist) && !named {
 		return c, nil
@@ -86,9 +90,25 @@ func readConfig(path string) (*config, error) {
 	if u := meta.Undecoded(); len(u) > 0 {
 		return nil, usagef("configuration %s: key %q is not known", path, u[0].String())
 	}
+	for _, d := range c.Plugins.Dirs {
+		if !filepath.IsAbs(d) {
+			return nil, usagef("configuration %s: plugins.dirs: %q is no absolute path", path, d)
+		}
+	}
 	return c, nil
 }
 
+// dirs are those that plugins are looked for in, in order.
+func (c *config) dirs() []string { return slices.Concat(c.Plugins.Dirs, pluginhost.DefaultDirs()) }
+
+// source says why one of dirs is looked through.
+func (c *config) source(dir string) string {
+	if slices.Contains(c.Plugins.Dirs, dir) {
+		return "configuration " + c.path
+	}
+	return string(pluginhost.DefaultSource(dir))
+}
+
 func (c *config) host(log hclog.Logger) pluginhost.Config {
-	return pluginhost.Config{Dirs: append(c.Plugins.Dirs, pluginhost.DefaultDirs()...), Pins: c.Plugins.Pins, PluginConfig: c.Plugin, Logger: log}
+	return pluginhost.Config{Dirs: c.dirs(), Pins: c.Plugins.Pins, PluginConfig: c.Plugin, Logger: log}
 }

@@ -41,17 +41,40 @@ func DefaultDirs() []string {
 	return out
 }
 
-// Found is one plugin binary in the directories.
+// Source says why a directory is looked through.
+type Source string
+
+// The sources of directories beside the configuration.
+const (
+	SourceEnvironment  Source = "$" + PathVariable
+	SourceInstallation Source = "installation"
+)
+
+// DefaultSource returns the source of one of DefaultDirs.
+func DefaultSource(dir string) Source {
+	for _, d := range filepath.SplitList(os.Getenv(PathVariable)) {
+		if filepath.Clean(d) == dir {
+			return SourceEnvironment
+		}
+	}
+	return SourceInstallation
+}
+
+// Found is one executable in the directories: a plugin, or what might have been meant as one. A directory that cannot be read is one, too.
 type Found struct {
-	// Path is the binary as found, File its name: KIND-NAME.
+	// Path is the binary as found, File its name: KIND-NAME. File is empty for a directory.
 	Path string `json:"path"`
 	File string `json:"file"`
+	// Directory is the one of Config.Dirs that it was found in.
+	Directory string `json:"directory"`
 	// Info is what the plugin says of itself; zero when it was skipped before it could say so.
 	Info plugin.Info `json:"info"`
 	// SHA256 is the binary's digest in hex, for a pin; empty when it could not be read or was not trusted.
 	SHA256 string `json:"sha256,omitempty"`
 	// Skipped says why the plugin is not used; empty when it is.
 	Skipped string `json:"skipped,omitempty"`
+	// ShadowedBy is the path of the plugin of the same kind and name in an earlier directory, where that is why it is not used.
+	ShadowedBy string `json:"shadowed_by,omitempty"`
 }
 
 // binaryName is how plugin binaries are called: the kind, then the name.
@@ -59,6 +82,7 @@ var binaryName = regexp.MustCompile(`^(arch|backend|transform)-([a-zA-Z0-9][a-zA
 
 // candidate is a binary that may be a plugin.
 type candidate struct {
+	dir   string // of the configuration
 	found string // path as found
 	path  string // without symbolic links
 	file  string
@@ -67,7 +91,8 @@ type candidate struct {
 	label string
 	log   hclog.Logger
 
-	unusable error // what scan found wrong
+	unusable error  // what scan found wrong
+	shadowed string // the path of the one that comes before it
 
 	asking sync.Mutex // guards what describe found, and that only one asks
 	asked  bool
@@ -79,32 +104,40 @@ type candidate struct {
 	inst     *instance
 }
 
-// scan lists the binaries in dirs that are called like plugins. The first of a name wins; the others, and what cannot be
-// executed, are unusable.
+// scan lists the binaries in dirs that are called like plugins. The first of a name wins; the others, what cannot be
+// executed, and executables that are called otherwise, are unusable. A directory that is named twice counts once.
 func scan(dirs []string, log hclog.Logger) []*candidate {
 	var out []*candidate
 	first := make(map[string]*candidate)
+	seen := make(map[string]bool)
 	for _, dir := range dirs {
+		if seen[filepath.Clean(dir)] {
+			continue
+		}
+		seen[filepath.Clean(dir)] = true
 		entries, err := os.ReadDir(dir)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			out = append(out, &candidate{found: dir, label: "plugin directory " + dir,
+			out = append(out, &candidate{dir: dir, found: dir, label: "plugin directory " + dir,
 				unusable: newError(ErrNotFound, dir, "make the directory readable, or take it out of the configuration", "read the plugin directory: %v", err)})
 			continue
 		}
 		for _, e := range entries {
-			m := binaryName.FindStringSubmatch(e.Name())
-			if m == nil {
-				continue
-			}
 			path := filepath.Join(dir, e.Name())
 			info, err := os.Stat(path)
 			if err == nil && !info.Mode().IsRegular() {
 				continue
 			}
-			c := &candidate{found: path, file: e.Name(), kind: plugin.Kind(m[1]), name: m[2]}
+			m := binaryName.FindStringSubmatch(e.Name())
+			if m == nil {
+				if err == nil && info.Mode()&0o111 != 0 {
+					out = append(out, misnamed(dir, path, e.Name()))
+				}
+				continue
+			}
+			c := &candidate{dir: dir, found: path, file: e.Name(), kind: plugin.Kind(m[1]), name: m[2]}
 			c.label = fmt.Sprintf("%s plugin %s (%s)", c.kind, c.name, path)
 			c.log = log.Named(m[1]).Named(m[2])
 			if err == nil {
@@ -116,6 +149,7 @@ func scan(dirs []string, log hclog.Logger) []*candidate {
 			case info.Mode()&0o111 == 0:
 				c.unusable = newError(ErrNotFound, c.label, "chmod +x it, or remove it", "the file is not executable")
 			case other != nil:
+				c.shadowed = other.found
 				c.unusable = newError(ErrNotFound, c.label, "the directory that comes first in the list wins", "%s comes before it", other.found)
 			default:
 				first[c.file] = c
@@ -124,6 +158,13 @@ func scan(dirs []string, log hclog.Logger) []*candidate {
 		}
 	}
 	return out
+}
+
+// misnamed is an executable whose name no host looks for.
+func misnamed(dir, path, file string) *candidate {
+	return &candidate{dir: dir, found: path, file: file, label: path, unusable: newError(ErrNotFound, path,
+		"if it is a plugin, give it the kind and name that it prints when it is called with the argument \"describe\"; else keep it elsewhere",
+		"its name is none of arch-NAME, backend-NAME and transform-NAME")}
 }
 
 // describeMax bounds what a plugin may print when it describes itself, in bytes.

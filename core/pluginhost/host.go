@@ -92,14 +92,14 @@ func New(config Config) *Host {
 	return h
 }
 
-// List returns every plugin binary in the directories, usable or not, in their order. It asks each who it is and starts
+// List returns every executable in the directories, usable as a plugin or not, in their order. It asks each who it is and starts
 // none to work.
 func (h *Host) List(ctx context.Context) []Found {
 	candidates := h.scan()
 	h.describeAll(ctx, candidates)
 	out := make([]Found, len(candidates))
 	for i, c := range candidates {
-		out[i] = Found{Path: c.found, File: c.file}
+		out[i] = Found{Path: c.found, File: c.file, Directory: c.dir, ShadowedBy: c.shadowed}
 		info, err := h.describe(ctx, c)
 		if info != nil {
 			out[i].Info = *info

@@ -486,3 +486,43 @@ func running(pid string) bool {
 	_, after, _ := strings.Cut(string(stat), ") ")
 	return !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
 }
+
+// TestListTellsWhere: every executable is listed with the directory it is in, and with what comes before it.
+func TestListTellsWhere(t *testing.T) {
+	first, second := install(t, "arch-good", "notes"), install(t, "arch-good", "backend-good")
+	if err := os.WriteFile(filepath.Join(first, "README"), []byte("no program"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := New(Config{Dirs: []string{first, second, first + "/"}})
+	defer h.Close()
+	type row struct{ Path, Directory, ShadowedBy, Words string }
+	want := []row{
+		{filepath.Join(first, "arch-good"), first, "", ""},
+		{filepath.Join(first, "notes"), first, "", "its name is none of arch-NAME"},
+		{filepath.Join(second, "arch-good"), second, filepath.Join(first, "arch-good"), "comes before it"},
+		{filepath.Join(second, "backend-good"), second, "", ""},
+	}
+	found := h.List(bounded(t))
+	var got []row
+	for i, f := range found {
+		r := row{f.Path, f.Directory, f.ShadowedBy, f.Skipped}
+		if i < len(want) && want[i].Words != "" && strings.Contains(r.Words, want[i].Words) {
+			r.Words = want[i].Words
+		}
+		got = append(got, r)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("List (-want +got):\n%s", diff)
+	}
+}
+
+func TestDefaultSource(t *testing.T) {
+	t.Setenv(PathVariable, "/opt/acme/:/opt/other")
+	dirs := DefaultDirs()
+	want := []Source{SourceEnvironment, SourceEnvironment, SourceInstallation, SourceInstallation}
+	for i, s := range want {
+		if got := DefaultSource(dirs[i]); got != s {
+			t.Errorf("DefaultSource(%s) = %s, want %s", dirs[i], got, s)
+		}
+	}
+}
