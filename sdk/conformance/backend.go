@@ -15,7 +15,7 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// BackendFixtures are what the suite asks a backend about. Without Release the suite asks only what needs no kernel.
+// BackendFixtures are what the suite asks a backend about. Without Release the checks that need a kernel say so in Check.Needs.
 type BackendFixtures struct {
 	// Release is a kernel that the backend can build, as `uname -r` prints it.
 	Release string
@@ -33,11 +33,11 @@ func Backend(b backend.Backend, fix BackendFixtures, dir string) []Check {
 	if fix.CacheDir == "" {
 		s.fix.CacheDir = s.dir()
 	}
-	list := bounded(s.checks(), checkTimeout)
-	if fix.Release != "" {
-		list = append(list, bounded(s.buildChecks(), buildTimeout)...)
+	builds := bounded(s.buildChecks(), buildTimeout)
+	if fix.Release == "" {
+		builds = lacking(builds, "a kernel")
 	}
-	return list
+	return append(bounded(s.checks(), checkTimeout), builds...)
 }
 
 type backendSuite struct {

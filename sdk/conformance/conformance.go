@@ -25,7 +25,9 @@ type Check struct {
 	Name string
 	// Timeout bounds it.
 	Timeout time.Duration
-	run     func(ctx context.Context) error
+	// Needs says what the fixtures lack for it, "objects" or "a kernel"; empty: nothing. Such a check must not be run.
+	Needs string
+	run   func(ctx context.Context) error
 }
 
 // Run returns nil where the plugin meets the requirement, else what is wrong.
@@ -51,9 +53,17 @@ type check struct {
 func bounded(list []check, timeout time.Duration) []Check {
 	out := make([]Check, len(list))
 	for i, c := range list {
-		out[i] = Check{c.name, timeout, c.run}
+		out[i] = Check{Name: c.name, Timeout: timeout, run: c.run}
 	}
 	return out
+}
+
+// lacking are checks that cannot be run for want of something.
+func lacking(list []Check, what string) []Check {
+	for i := range list {
+		list[i].Needs = what
+	}
+	return list
 }
 
 // startTimeout bounds the start of a binary, and its description.

@@ -170,6 +170,41 @@ func TestArch(t *testing.T) {
 	passes(t, list)
 }
 
+// TestWithout: without objects, or a kernel, the suites ask what can be asked all the same, and tell what they do not ask.
+func TestWithout(t *testing.T) {
+	list, err := Arch(serveArch(t, plain{}), ArchFixtures{Target: arch.Target{Machine: 62}}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	passes(t, list)
+	wantNeeds(t, list, "objects", "info configure health machine facts describe garbage")
+	list, err = Arch(serveArch(t, &arch.Mock{Machine: 62}), ArchFixtures{Target: arch.Target{Machine: 62}}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if garbage := slices.IndexFunc(list, func(c Check) bool { return c.Name == "describe garbage" }); list[garbage].Run(t.Context()) == nil {
+		t.Error("a plugin that describes whatever it is given passes")
+	}
+	list = Backend(serveBackend(t, &backend.Mock{}), BackendFixtures{}, t.TempDir())
+	wantNeeds(t, list, "a kernel", "info configure health probe unknown kernels prepare unknown kernels garbage cancel")
+}
+
+// wantNeeds wants all checks but those named to need something.
+func wantNeeds(t *testing.T, list []Check, needs, asked string) {
+	t.Helper()
+	var got []string
+	for _, c := range list {
+		if c.Needs == "" {
+			got = append(got, c.Name)
+		} else if c.Needs != needs {
+			t.Errorf("%s needs %q, want %q", c.Name, c.Needs, needs)
+		}
+	}
+	if got := strings.Join(got, " "); got != asked {
+		t.Errorf("asked are %q, want %q", got, asked)
+	}
+}
+
 // failed runs checks and returns the names of those that fail.
 func failed(t *testing.T, checks []check) []string {
 	t.Helper()
@@ -211,7 +246,7 @@ func TestBadArch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := failed(t, s.checks()); !slices.Contains(got, c.want) {
+			if got := failed(t, append(s.checks(), s.objectChecks()...)); !slices.Contains(got, c.want) {
 				t.Errorf("checks that fail = %q, want %q among them", got, c.want)
 			}
 		})
@@ -430,6 +465,9 @@ func serveTransform(t testing.TB, impl transform.Transform) *transform.Client {
 func passes(t *testing.T, list []Check) {
 	t.Helper()
 	for _, c := range list {
+		if c.Needs != "" {
+			continue
+		}
 		if err := c.Run(t.Context()); err != nil {
 			t.Errorf("%s: %v", c.Name, err)
 		}
