@@ -162,6 +162,7 @@ func (e *env) fail(c *command, err error) int {
 	var conflict *apply.ConflictError
 	var refused *create.RefusedError
 	var untrusted *trust.RefusedError
+	var called *callError
 	if e.json && !e.printed { // standard output holds one value
 		v := map[string]any{"error": err.Error(), "exit_code": code}
 		switch {
@@ -171,6 +172,8 @@ func (e *env) fail(c *command, err error) int {
 			v["reasons"] = refused.Reasons
 		case errors.As(err, &untrusted):
 			v["signatures"] = untrusted.Verdicts
+		case errors.As(err, &called):
+			v["diagnostic"] = called.diagnostic
 		}
 		_ = e.encode(v)
 	}

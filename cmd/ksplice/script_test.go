@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -35,19 +36,42 @@ func TestMain(m *testing.M) {
 //
 // trust.toml is a configuration that trusts the keys in keys.d, allow.toml one that takes what is not signed.
 func TestScripts(t *testing.T) {
-	plugins := t.TempDir()
-	if err := os.Chmod(plugins, 0o755); err != nil {
-		t.Fatal(err)
+	plugins, tools := t.TempDir(), t.TempDir()
+	for _, dir := range []string{plugins, tools} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if out, err := exec.Command("go", "build", "-o", plugins, "../../plugins/arch-x86_64").CombinedOutput(); err != nil {
 		t.Fatalf("build the architecture plugin: %v\n%s", err, out)
 	}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(tools, "backend-good"), "../../core/pluginhost/testdata/misbehave").CombinedOutput(); err != nil {
+		t.Fatalf("build the backend: %v\n%s", err, out)
+	}
+	sdk, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Scripts that build projects find what was built, and was downloaded, already.
+	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	goes := strings.Fields(string(caches))
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("KSPLICE_PLUGIN_PATH", plugins)
 			e.Setenv("PLUGINS", plugins)
+			e.Setenv("TOOLS", tools)
+			e.Setenv("SDK", sdk)
+			e.Setenv("GOCACHE", goes[0])
+			e.Setenv("GOMODCACHE", goes[1])
+			e.Setenv("PATH", filepath.Join(goes[2], "bin")+string(filepath.ListSeparator)+e.Getenv("PATH"))
+			e.Setenv("GOTOOLCHAIN", "local")
+			e.Setenv("GOPROXY", "off")
+			e.Setenv("GOFLAGS", "-buildvcs=false")
 			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, "cache"))
 			keys := filepath.Join(e.WorkDir, "keys.d")
 			return errors.Join(os.MkdirAll(keys, 0o755),

@@ -80,6 +80,15 @@ type Found struct {
 // binaryName is how plugin binaries are called: the kind, then the name.
 var binaryName = regexp.MustCompile(`^(arch|backend|transform)-([a-zA-Z0-9][a-zA-Z0-9_.+-]*)$`)
 
+// SplitName returns the kind and the name of the plugin that a file of this name is, where it is one.
+func SplitName(file string) (kind plugin.Kind, name string, ok bool) {
+	m := binaryName.FindStringSubmatch(file)
+	if m == nil {
+		return "", "", false
+	}
+	return plugin.Kind(m[1]), m[2], true
+}
+
 // candidate is a binary that may be a plugin.
 type candidate struct {
 	dir   string // of the configuration
@@ -130,16 +139,16 @@ func scan(dirs []string, log hclog.Logger) []*candidate {
 			if err == nil && !info.Mode().IsRegular() {
 				continue
 			}
-			m := binaryName.FindStringSubmatch(e.Name())
-			if m == nil {
+			kind, name, ok := SplitName(e.Name())
+			if !ok {
 				if err == nil && info.Mode()&0o111 != 0 {
 					out = append(out, misnamed(dir, path, e.Name()))
 				}
 				continue
 			}
-			c := &candidate{dir: dir, found: path, file: e.Name(), kind: plugin.Kind(m[1]), name: m[2]}
+			c := &candidate{dir: dir, found: path, file: e.Name(), kind: kind, name: name}
 			c.label = fmt.Sprintf("%s plugin %s (%s)", c.kind, c.name, path)
-			c.log = log.Named(m[1]).Named(m[2])
+			c.log = log.Named(string(kind)).Named(name)
 			if err == nil {
 				c.path, err = filepath.EvalSymlinks(path)
 			}

@@ -203,6 +203,31 @@ func (h *Host) Transform(ctx context.Context, name string) (transform.Transform,
 // Transforms returns the names of the usable transform plugins, in the order of the directories; there may be none.
 func (h *Host) Transforms(ctx context.Context) []string { return h.names(ctx, plugin.KindTransform) }
 
+// Named returns the plugin of a kind and name as what all kinds are: the client of its kind is behind it.
+func (h *Host) Named(ctx context.Context, kind plugin.Kind, name string) (plugin.Base, error) {
+	i, err := h.named(ctx, kind, name)
+	if err != nil {
+		return nil, err
+	}
+	return i.impl, nil
+}
+
+// Describe returns who the plugin of a kind and name says it is, without starting it to work.
+func (h *Host) Describe(ctx context.Context, kind plugin.Kind, name string) (plugin.Info, error) {
+	candidates := h.ofKind(kind)
+	for _, c := range candidates {
+		if c.name != name || c.unusable != nil {
+			continue
+		}
+		info, err := h.describe(ctx, c)
+		if err != nil {
+			return plugin.Info{}, err
+		}
+		return *info, nil
+	}
+	return plugin.Info{}, h.notFound(ctx, candidates, fmt.Sprintf("there is no %s plugin %q", kind, name))
+}
+
 // CallTime returns the wall time spent in calls so far, by file name of the plugin. Calls that run at once count each.
 func (h *Host) CallTime() map[string]time.Duration {
 	h.mu.Lock()
