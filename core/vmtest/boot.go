@@ -23,6 +23,7 @@ const (
 	commandLimit  = 10 * time.Minute
 	answerLimit   = time.Minute // for what the agent does at once
 	poweroffLimit = 20 * time.Second
+	servicesLimit = 3 * time.Minute // until a system with services has powered off
 )
 
 // Options says what to boot. Only Kernel has to be set.
@@ -81,29 +82,13 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 			os.RemoveAll(dir)
 		}
 	}()
-	// One thread for all processors: with several, QEMU now and then runs an int3 that the kernel has replaced by then, and a
-	// stock kernel oopses or hangs while it switches tracers or static keys.
-	argv := []string{"-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=single",
-		"-machine", "q35", "-smp", strconv.Itoa(orDefault(o.CPUs, 2)), "-m", strconv.Itoa(orDefault(o.MemoryMiB, 1024))}
-	if o.CPU != "" {
-		argv = append(argv, "-cpu", o.CPU)
-	}
+	argv := machine(o.CPU, o.CPUs, o.MemoryMiB)
 	var mounts []wire.Mount
 	serve := func(tag, host, guest string, readOnly bool) error {
-		host, err := filepath.Abs(host)
-		if err != nil {
-			return err
-		}
-		if info, err := os.Stat(host); err != nil || !info.IsDir() {
-			return fmt.Errorf("share %s with the guest: it is not a directory (%v)", host, err)
-		}
-		fsdev := "local,security_model=none,multidevs=remap,id=" + tag + ",path=" + quoteComma(host)
-		if readOnly {
-			fsdev += ",readonly=on"
-		}
-		argv = append(argv, "-fsdev", fsdev, "-device", "virtio-9p-pci,fsdev="+tag+",mount_tag="+tag)
+		more, err := share(tag, host, readOnly)
+		argv = append(argv, more...)
 		mounts = append(mounts, wire.Mount{Tag: tag, Path: guest, ReadOnly: readOnly})
-		return nil
+		return err
 	}
 	if err := serve("modules", o.Kernel.ModulesDir, "/lib/modules/"+o.Kernel.Release, true); err != nil {
 		return nil, err
@@ -117,18 +102,9 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 	if err := writeInitramfs(initrd, &o, initBinary, busybox, mounts); err != nil {
 		return nil, fmt.Errorf("make initramfs: %w", err)
 	}
-	// The watchdogs' limits are stretched: an emulated CPU may wait long for its host.
-	cmdline := "console=ttyS0 panic=-1 printk.devkmsg=on log_buf_len=1M rdinit=/init " +
-		"rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=60"
-	if o.Append != "" {
-		cmdline += " " + o.Append
-	}
-	argv = append(argv, "-kernel", o.Kernel.Vmlinuz, "-initrd", initrd, "-append", cmdline,
-		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
-		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
-		"-device", "virtserialport,chardev=agent,name="+wire.Port)
+	argv = append(argv, "-kernel", o.Kernel.Vmlinuz, "-initrd", initrd, "-append", commandLine("rdinit=/init", o.Append))
 
-	g := &Guest{kernel: o.Kernel, dir: dir, exited: make(chan struct{}), ready: make(chan struct{}), calls: make(map[uint64]*call)}
+	g := newGuest(o.Kernel, dir)
 	if o.Debug {
 		g.debugSocket = filepath.Join(dir, "gdb")
 		g.monitorSocket = filepath.Join(dir, "qmp")
@@ -139,16 +115,70 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 		return nil, err
 	}
 	keep = true
+	if err := g.up(ctx); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// machine returns QEMU's arguments for a machine without disks, with a console and the agent's port.
+func machine(cpu string, cpus, memoryMiB int) []string {
+	// One thread for all processors: with several, QEMU now and then runs an int3 that the kernel has replaced by then, and a
+	// stock kernel oopses or hangs while it switches tracers or static keys.
+	argv := []string{"-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=single",
+		"-machine", "q35", "-smp", strconv.Itoa(orDefault(cpus, 2)), "-m", strconv.Itoa(orDefault(memoryMiB, 1024)),
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
+		"-device", "virtserialport,chardev=agent,name=" + wire.Port}
+	if cpu != "" {
+		argv = append(argv, "-cpu", cpu)
+	}
+	return argv
+}
+
+// share returns QEMU's arguments for a directory of the host that the guest can mount by 9p.
+func share(tag, host string, readOnly bool) ([]string, error) {
+	host, err := filepath.Abs(host)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := os.Stat(host); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("share %s with the guest: it is not a directory (%v)", host, err)
+	}
+	fsdev := "local,security_model=none,multidevs=remap,id=" + tag + ",path=" + quoteComma(host)
+	if readOnly {
+		fsdev += ",readonly=on"
+	}
+	return []string{"-fsdev", fsdev, "-device", "virtio-9p-pci,fsdev=" + tag + ",mount_tag=" + tag}, nil
+}
+
+// commandLine is the kernel's. The watchdogs' limits are stretched: an emulated CPU may wait long for its host.
+func commandLine(how, more string) string {
+	line := "console=ttyS0 panic=-1 printk.devkmsg=on log_buf_len=1M " + how + " rcupdate.rcu_cpu_stall_timeout=60 watchdog_thresh=60"
+	if more != "" {
+		line += " " + more
+	}
+	return line
+}
+
+func newGuest(k *Kernel, dir string) *Guest {
+	return &Guest{kernel: k, dir: dir, poweroffLimit: poweroffLimit, exited: make(chan struct{}), ready: make(chan struct{}),
+		calls: make(map[uint64]*call)}
+}
+
+// up waits until the agent is there; a machine that does not come up is ended.
+func (g *Guest) up(ctx context.Context) error {
+	var err error
 	select {
 	case <-g.ready:
-		return g, nil
+		return nil
 	case <-g.exited:
 		err = fmt.Errorf("the machine stopped before its agent was there: %s", g.exitReason())
 	case <-ctx.Done():
 		err = fmt.Errorf("wait for the agent: %w", context.Cause(ctx))
 	}
 	g.kill()
-	return nil, fmt.Errorf("%w\n%s", err, g.console.tail())
+	return fmt.Errorf("%w\n%s", err, g.console.tail())
 }
 
 // start starts QEMU and what reads from it.

@@ -24,6 +24,9 @@ type Guest struct {
 	console    console
 	complaints syncBuffer // QEMU's standard error
 
+	poweroffLimit time.Duration // how long Close waits
+	image         *ImageOptions // what it was booted with, if from a disk
+
 	debugSocket   string // of QEMU's debugger stub; empty without Options.Debug
 	monitorSocket string // of QEMU's monitor, likewise
 
@@ -252,8 +255,8 @@ func (g *Guest) Close() error {
 			select {
 			case <-g.exited:
 				return
-			case <-time.After(poweroffLimit):
-				g.closeErr = fmt.Errorf("the machine did not power off within %v and was killed\n%s", poweroffLimit, g.console.tail())
+			case <-time.After(g.poweroffLimit):
+				g.closeErr = fmt.Errorf("the machine did not power off within %v and was killed\n%s", g.poweroffLimit, g.console.tail())
 			}
 		}
 		g.kill()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -37,6 +38,15 @@ func Need(t testing.TB) {
 	}
 }
 
+// NeedAll is Need for a test that takes minutes: it runs with KSPLICE_TEST_ALL=1 only.
+func NeedAll(t testing.TB) {
+	t.Helper()
+	Need(t)
+	if os.Getenv("KSPLICE_TEST_ALL") != "1" {
+		t.Skip("SKIPPED: it takes minutes and runs with KSPLICE_TEST_ALL=1 only: `make image-test` sets it")
+	}
+}
+
 // MustFetch is Fetch for a test.
 func MustFetch(t testing.TB, series string) *Kernel {
 	t.Helper()
@@ -57,6 +67,53 @@ func Test(t testing.TB, o Options) *Guest {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g.closeAfter(t)
+	return g
+}
+
+// TestImage boots an image for a test as Test does a kernel. Without a Disk it makes one that goes with the test.
+func TestImage(t testing.TB, o ImageOptions) *Guest {
+	t.Helper()
+	Need(t)
+	if o.Disk == "" {
+		o.Disk = filepath.Join(t.TempDir(), "disk.qcow2")
+		if err := o.Image.NewDisk(t.Context(), o.Disk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g, err := BootImage(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.closeAfter(t)
+	return g
+}
+
+// MustReboot is Reboot for a test; the kernel must not have complained, and the new machine is closed when the test ends. more is added to
+// the kernel's command line in the place of ImageOptions.Append.
+func (g *Guest) MustReboot(t testing.TB, more string) *Guest {
+	t.Helper()
+	next, err := g.Reboot(t.Context(), more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.closeAfter(t)
+	return next
+}
+
+// MustBuildImage is BuildImage for a test.
+func MustBuildImage(t testing.TB, spec ImageSpec) *Image {
+	t.Helper()
+	Need(t)
+	i, err := BuildImage(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// closeAfter closes the machine when the test ends, which fails when the kernel has complained or does not power off.
+func (g *Guest) closeAfter(t testing.TB) {
 	t.Cleanup(func() {
 		closeErr := g.Close()
 		if err := g.Err(); err != nil {
@@ -65,7 +122,6 @@ func Test(t testing.TB, o Options) *Guest {
 			t.Error(closeErr)
 		}
 	})
-	return g
 }
 
 // MustRun runs a program and returns its standard output; an exit status other than 0 fails the test.

@@ -1,5 +1,6 @@
 // Command guest is the init of the virtual machines that package vmtest boots. As process 1 it sets the machine up and
-// reaps; a second process of it, the agent, runs what the host asks for.
+// reaps; a second process of it, the agent, runs what the host asks for. In a machine that has an init of its own, the
+// agent is a service of it.
 package main
 
 import (
@@ -19,6 +20,10 @@ func main() {
 		if err := agent(); err != nil {
 			fail(fmt.Errorf("agent: %w", err))
 		}
+		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == "service" {
+		service()
 		return
 	}
 	if os.Getpid() != 1 {
@@ -55,6 +60,16 @@ func supervise() error {
 		case pid == cmd.Process.Pid:
 			return nil
 		}
+	}
+}
+
+// service is the agent below another init, which is asked to end the machine where the agent ends.
+func service() {
+	if err := agent(); err != nil {
+		fail(fmt.Errorf("agent: %w", err))
+	}
+	if out, err := exec.Command("systemctl", "poweroff", "--no-block").CombinedOutput(); err != nil {
+		fail(fmt.Errorf("power off: %w: %s", err, out))
 	}
 }
 
