@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -28,15 +28,11 @@ const Version = "0.1.0"
 // programs are what the backend runs, with the package that has each.
 var programs = map[string]string{"apt-cache": "apt", "apt-get": "apt", "dpkg-deb": "dpkg", "xz": "xz-utils", "make": "make", "ld": "binutils", "gcc": "gcc", "patch": "patch"}
 
-var configKeys = []plugin.ConfigKey{
-	{Name: "debs", Description: "a directory with .deb files, looked in before anything is fetched; only files that the package lists name are taken"},
-}
-
 // Backend implements backend.Backend.
 type Backend struct {
 	kbuild.Service
-	archive archive
-	debs    string
+	apt   apt.Client
+	lists apt.Lists // where packages are looked up, instead of apt
 
 	mu    sync.Mutex
 	plans map[[2]string]*plan // what find found, by release and version
@@ -44,38 +40,28 @@ type Backend struct {
 
 // Info says who the plugin is.
 func (b *Backend) Info(context.Context) (*plugin.Info, error) {
-	return &plugin.Info{Kind: plugin.KindBackend, Name: "debian", Version: Version, Config: configKeys,
+	return &plugin.Info{Kind: plugin.KindBackend, Name: "debian", Version: Version, Config: apt.ConfigKeys,
 		Description: "Debian's kernels of the series 6.1 and 6.12 for amd64, from the machine's package sources"}, nil
 }
 
-// Configure takes the key debs.
+// Configure takes the keys that all backends with apt have.
 func (b *Backend) Configure(_ context.Context, config map[string]string) error {
-	if err := plugin.CheckConfig(config, configKeys); err != nil {
+	if err := plugin.CheckConfig(config, apt.ConfigKeys); err != nil {
 		return err
 	}
-	b.debs = config["debs"]
-	return nil
+	return b.apt.Configure(config)
 }
 
 // Health names the packages of programs that are missing.
 func (b *Backend) Health(context.Context) error {
-	var want []string
-	for program, pkg := range programs {
-		if _, err := exec.LookPath(program); err != nil {
-			want = append(want, pkg)
-		}
-	}
-	if len(want) > 0 {
-		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing", Detail: "install the packages " + strings.Join(want, ", ")}
-	}
-	return nil
+	return apt.Programs(programs)
 }
 
-func (b *Backend) packages() archive {
-	if b.archive != nil {
-		return b.archive
+func (b *Backend) packages() apt.Lists {
+	if b.lists != nil {
+		return b.lists
 	}
-	return apt{}
+	return &b.apt
 }
 
 // find makes the plan for a kernel, once: Prepare asks what Probe has asked before.
@@ -148,7 +134,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 	if err != nil {
 		return nil, err
 	}
-	sweepPackages(filepath.Join(req.CacheDir, "packages"))
+	apt.Sweep(filepath.Join(req.CacheDir, "packages"))
 	return describe(ctx, t, reused)
 }
 
@@ -173,7 +159,7 @@ func prepared(store *kbuild.Store, req *backend.PrepareRequest) (*kbuild.Tree, e
 // newer compares Debian versions as dpkg does.
 func newer(a, b string) bool {
 	va, vb := strings.TrimPrefix(a, "Debian "), strings.TrimPrefix(b, "Debian ")
-	return exec.Command("dpkg", "--compare-versions", va, "gt", vb).Run() == nil
+	return apt.Newer(va, vb)
 }
 
 // describe checks that the compiler is still there, and describes the tree.
@@ -190,7 +176,7 @@ func describe(ctx context.Context, t *kbuild.Tree, reused bool) (*backend.Tree, 
 
 // fill brings the packages together in root.
 func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*kbuild.Info, error) {
-	list := []packageInfo{p.headers, p.kbuild, p.source}
+	list := []apt.Package{p.headers, p.kbuild, p.source}
 	realtime := strings.Contains(p.release, "-rt-")
 	if realtime {
 		list = append(list, p.common)
@@ -198,7 +184,7 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 	if p.image.Name != "" {
 		list = append(list, p.image)
 	}
-	paths, err := fetch(ctx, debs, b.debs, list, progress)
+	paths, err := b.apt.Fetch(ctx, debs, list, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +202,7 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 		return nil, &plugin.Diagnostic{Fault: plugin.FaultUser, Where: p.release, Summary: "the kernel is not the one that the packages are of",
 			Detail: fmt.Sprintf("its version is %q, that of %s is %q", req.Version, p.headers.Name, info.Version)}
 	}
-	if err := put(root, "include/config/kernel.release", 0, strings.NewReader(p.release+"\n")); err != nil {
+	if err := apt.Put(root, "include/config/kernel.release", 0, strings.NewReader(p.release+"\n")); err != nil {
 		return nil, fmt.Errorf("write the tree's release: %w", err)
 	}
 	var patch []byte

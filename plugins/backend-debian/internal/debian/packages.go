@@ -1,106 +1,21 @@
 package debian
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"regexp"
-	"strconv"
 	"strings"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
-
-// packageInfo is what the package lists say of one version of a package.
-type packageInfo struct {
-	Name, Version, Architecture, Depends, SHA256 string
-	Size                                         int64
-}
-
-// archive answers questions about packages; tests have one of their own.
-type archive interface {
-	// show lists the versions of packages, of each the newest first. None is no error. One call for many is much faster: apt reads
-	// all its lists each time.
-	show(ctx context.Context, names ...string) ([]packageInfo, error)
-}
-
-// of gives the versions of one package among several.
-func of(list []packageInfo, name string) []packageInfo {
-	var out []packageInfo
-	for _, p := range list {
-		if p.Name == name {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// apt asks the machine's package lists.
-type apt struct{}
-
-func (apt) show(ctx context.Context, names ...string) ([]packageInfo, error) {
-	cmd := exec.CommandContext(ctx, "apt-cache", append([]string{"show", "--"}, names...)...)
-	name := strings.Join(names, ", ")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && strings.Contains(stderr.String(), "No packages found"):
-		return nil, nil
-	case errors.As(err, &exit):
-		return nil, &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: name, Summary: "apt-cache cannot show the package", Detail: strings.TrimSpace(stderr.String())}
-	case err != nil:
-		return nil, &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: name, Summary: "apt-cache cannot be run", Detail: err.Error() + "; this backend needs a machine with apt"}
-	}
-	return parseShow(string(out)), nil
-}
-
-// parseShow reads what `apt-cache show` prints (deb822: fields a line, continuation lines begin with a blank).
-func parseShow(text string) []packageInfo {
-	var list []packageInfo
-	for stanza := range strings.SplitSeq(text, "\n\n") {
-		var p packageInfo
-		for line := range strings.Lines(stanza) {
-			name, value, ok := strings.Cut(strings.TrimSpace(line), ":")
-			if !ok || line[0] == ' ' || line[0] == '\t' {
-				continue
-			}
-			value = strings.TrimSpace(value)
-			switch name {
-			case "Package":
-				p.Name = value
-			case "Version":
-				p.Version = value
-			case "Architecture":
-				p.Architecture = value
-			case "Depends":
-				p.Depends = value
-			case "SHA256":
-				p.SHA256 = value
-			case "Size":
-				p.Size, _ = strconv.ParseInt(value, 10, 64)
-			}
-		}
-		// An installed package that no list has anymore is shown without a digest: it cannot be fetched.
-		if p.Name != "" && p.Version != "" && p.SHA256 != "" {
-			list = append(list, p)
-		}
-	}
-	return list
-}
 
 // plan is the packages that make one kernel's tree.
 type plan struct {
 	release, version                string // `uname -r`; Debian's version
-	headers, common, kbuild, source packageInfo
+	headers, common, kbuild, source apt.Package
 	// image has the kernel itself, of which the build id is wanted; without a name: the archive does not have it.
-	image packageInfo
+	image apt.Package
 	// tools says that the build tools are of another version than the kernel.
 	tools bool
 }
@@ -137,29 +52,29 @@ func series(release string) (string, error) {
 
 // find makes the plan for a kernel. uname is its `uname -v`, empty when not known: then it is the newest kernel of that
 // release whose packages are all there.
-func find(ctx context.Context, a archive, release, uname string) (*plan, error) {
+func find(ctx context.Context, a apt.Lists, release, uname string) (*plan, error) {
 	s, err := series(release)
 	if err != nil {
 		return nil, err
 	}
 	name, image, source := "linux-headers-"+release, "linux-image-"+release, "linux-source-"+s
-	known, err := a.show(ctx, name, image, source)
+	known, err := a.Show(ctx, name, image, source)
 	if err != nil {
 		return nil, err
 	}
-	headers, images, sources := of(known, name), of(known, image), of(known, source)
+	headers, images, sources := apt.Of(known, name), apt.Of(known, image), apt.Of(known, source)
 	if len(headers) == 0 {
-		return nil, missing(release, name, "", nil)
+		return nil, apt.Missing(release, name, "", nil)
 	}
 	if m := versionText.FindStringSubmatch(uname); m != nil {
-		var wanted []packageInfo
+		var wanted []apt.Package
 		for _, h := range headers {
 			if h.Version == m[1] {
 				wanted = append(wanted, h)
 			}
 		}
 		if len(wanted) == 0 {
-			return nil, missing(release, name, m[1], headers)
+			return nil, apt.Missing(release, name, m[1], headers)
 		}
 		headers = wanted
 	} else if uname != "" {
@@ -179,27 +94,27 @@ func find(ctx context.Context, a archive, release, uname string) (*plan, error) 
 			return complete(ctx, a, p)
 		}
 	}
-	return nil, missing(release, source, headers[0].Version, sources)
+	return nil, apt.Missing(release, source, headers[0].Version, sources)
 }
 
 // dependency finds packages in a Depends field.
 var dependency = regexp.MustCompile(`\b(linux-kbuild-[^\s,|]+|linux-headers-[^\s,|]+-common(?:-rt)?)`)
 
 // complete adds the packages that the headers depend on.
-func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
+func complete(ctx context.Context, a apt.Lists, p *plan) (*plan, error) {
 	names := dependency.FindAllString(p.headers.Depends, -1)
 	noTools := &plugin.Diagnostic{Fault: plugin.FaultToolchain, Where: p.headers.Name, Summary: "the package depends on no linux-kbuild package", Detail: "its dependencies: " + p.headers.Depends}
 	if len(names) == 0 {
 		return nil, noTools
 	}
-	known, err := a.show(ctx, names...)
+	known, err := a.Show(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		list := of(known, name)
+		list := apt.Of(known, name)
 		kbuild := strings.HasPrefix(name, "linux-kbuild-")
-		var found *packageInfo
+		var found *apt.Package
 		for i, candidate := range list {
 			if candidate.Version == p.version {
 				found = &list[i]
@@ -210,7 +125,7 @@ func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
 			found, p.tools = &list[0], true
 		}
 		if found == nil {
-			return nil, missing(p.release, name, p.version, list)
+			return nil, apt.Missing(p.release, name, p.version, list)
 		}
 		if kbuild {
 			p.kbuild = *found
@@ -222,22 +137,4 @@ func complete(ctx context.Context, a archive, p *plan) (*plan, error) {
 		return nil, noTools
 	}
 	return p, nil
-}
-
-// missing says that a package, in one version, cannot be had.
-func missing(release, name, version string, have []packageInfo) error {
-	d := &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release}
-	d.Summary = "no package source of this machine has " + name
-	if version != "" {
-		d.Summary += " in version " + version
-	}
-	d.Detail = "run `apt-get update`; when the version has left the archive, add a snapshot of it to the package sources, or upgrade the machine to a newer kernel"
-	if len(have) > 0 {
-		var versions []string
-		for _, p := range have {
-			versions = append(versions, p.Version)
-		}
-		d.Detail = "there are the versions " + strings.Join(versions, ", ") + "; " + d.Detail
-	}
-	return d
 }

@@ -6,28 +6,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
-
-func TestParseShow(t *testing.T) {
-	text := "Package: linux-kbuild-6.1\nVersion: 6.1.192-2\nArchitecture: amd64\nDepends: a,\n b: c\nSize: 12\nSHA256: ab\n\n" +
-		"Package: linux-kbuild-6.1\nVersion: 6.1.1-1\nStatus: installed, in no list\n\n"
-	want := []packageInfo{{Name: "linux-kbuild-6.1", Version: "6.1.192-2", Architecture: "amd64", Depends: "a,", SHA256: "ab", Size: 12}}
-	if diff := cmp.Diff(want, parseShow(text)); diff != "" {
-		t.Errorf("parseShow: (-want +got)\n%s", diff)
-	}
-}
 
 // lists is an archive: versions by package, the newest first.
 type lists map[string][]string
 
-func (l lists) show(_ context.Context, names ...string) ([]packageInfo, error) {
-	var out []packageInfo
+func (l lists) Show(_ context.Context, names ...string) ([]apt.Package, error) {
+	var out []apt.Package
 	for _, name := range names {
 		for _, v := range l[name] {
-			p := packageInfo{Name: name, Version: v, SHA256: name + v}
+			p := apt.Package{Name: name, Version: v, SHA256: name + v}
 			if strings.HasPrefix(name, "linux-headers-") {
 				p.Depends = "linux-headers-6.1.0-56-common (= " + v + "), linux-kbuild-6.1 (>= " + v + "), gcc-12"
 			}
@@ -84,22 +74,9 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// FuzzParseShow wants every package that parseShow gives to be one that can be fetched and checked.
-func FuzzParseShow(f *testing.F) {
-	f.Add("Package: a\nVersion: 1\nSHA256: ab\nSize: 5\n\nPackage: b\n")
-	f.Add("Package: a\n b: c\nVersion:\nSize: -1\nSHA256: ab")
-	f.Fuzz(func(t *testing.T, text string) {
-		for _, p := range parseShow(text) {
-			if p.Name == "" || p.Version == "" || p.SHA256 == "" || strings.ContainsAny(p.Name+p.Version, "\n") {
-				t.Errorf("parseShow(%q) gives %+v", text, p)
-			}
-		}
-	})
-}
-
 // TestKey: a tree is made anew when any of the packages it is made of is another one.
 func TestKey(t *testing.T) {
-	base := plan{release: "6.1.0-56-amd64", headers: packageInfo{SHA256: "h"}, kbuild: packageInfo{SHA256: "k"}, source: packageInfo{SHA256: "s"}, image: packageInfo{SHA256: "i"}}
+	base := plan{release: "6.1.0-56-amd64", headers: apt.Package{SHA256: "h"}, kbuild: apt.Package{SHA256: "k"}, source: apt.Package{SHA256: "s"}, image: apt.Package{SHA256: "i"}}
 	seen := map[string]string{base.key(): "nothing changed"}
 	for name, change := range map[string]func(*plan){
 		"the source": func(p *plan) { p.source.SHA256 = "x" },

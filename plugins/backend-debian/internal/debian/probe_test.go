@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/kbuild"
 )
@@ -17,9 +18,9 @@ type counting struct {
 	asked int
 }
 
-func (c *counting) show(ctx context.Context, names ...string) ([]packageInfo, error) {
+func (c *counting) Show(ctx context.Context, names ...string) ([]apt.Package, error) {
 	c.asked++
-	return c.lists.show(ctx, names...)
+	return c.lists.Show(ctx, names...)
 }
 
 // TestProbe: the package lists, which apt may take seconds to read, are asked once, and not at all where a tree is ready.
@@ -31,7 +32,7 @@ func TestProbe(t *testing.T) {
 		"linux-source-6.1":              {"6.1.190-1"},
 		"linux-kbuild-6.1":              {"6.1.190-1"},
 	}}
-	b := &Backend{archive: a}
+	b := &Backend{lists: a}
 	cache := t.TempDir()
 	probe := func(release, version string) *backend.ProbeResponse {
 		t.Helper()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -28,7 +29,7 @@ func makeRealtime(ctx context.Context, p *plan, patch []byte, common, root strin
 			return fmt.Errorf("patch the sources: %w", err)
 		}
 	}
-	return eachFile(ctx, common, func(h *tar.Header, name string, r io.Reader) error {
+	return apt.EachFile(ctx, common, func(h *tar.Header, name string, r io.Reader) error {
 		parts := strings.SplitN(name, "/", 4)
 		if len(parts) != 4 || !strings.HasPrefix(parts[3], "include/linux/") || h.Typeflag != tar.TypeReg {
 			return nil

@@ -2,101 +2,21 @@ package debian
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
-
-// fileMode is the mode of the tree's files: nobody writes them, work trees share them by hard links.
-func fileMode(m int64) fs.FileMode { return 0o444 | fs.FileMode(m)&0o111 }
-
-// pipe starts a program whose output is read, and which is killed, with all that it started, when ctx ends.
-func pipe(ctx context.Context, stdin io.Reader, argv ...string) (io.Reader, func() error, error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin = stdin
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", argv[0], err)
-	}
-	return out, func() error {
-		if err := cmd.Wait(); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("%s: %w: %s", argv[0], err, strings.TrimSpace(stderr.String()))
-		}
-		return nil
-	}, nil
-}
-
-// eachFile calls visit with every entry of a package. Names are relative to /, clean, without a leading dot.
-func eachFile(ctx context.Context, deb string, visit func(h *tar.Header, name string, r io.Reader) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	out, wait, err := pipe(ctx, nil, "dpkg-deb", "--fsys-tarfile", deb)
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
-	}
-	err = eachEntry(out, visit)
-	if err != nil {
-		cancel()
-	} else {
-		_, err = io.Copy(io.Discard, out)
-	}
-	if werr := wait(); err == nil {
-		err = werr
-	}
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
-	}
-	return nil
-}
-
-func eachEntry(r io.Reader, visit func(h *tar.Header, name string, r io.Reader) error) error {
-	tr := tar.NewReader(bufio.NewReaderSize(r, readSize))
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		name := path.Clean(h.Name)
-		if name == "." {
-			continue
-		}
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("entry %q lies outside", h.Name)
-		}
-		if err := visit(h, name, tr); err != nil {
-			return err
-		}
-	}
-}
-
-// readSize is how much is read from a pipe at once.
-const readSize = 1 << 20
 
 // writers is how many files are written at once; bufferedFiles how many wait, each whole in memory.
 const (
@@ -131,14 +51,14 @@ func (e *entry) write() error {
 // real-time kernels, when the package has one.
 func unpackSource(ctx context.Context, deb, root string, progress plugin.ProgressFunc) (rt []byte, err error) {
 	found := false
-	err = eachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
+	err = apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
 		base := path.Base(name)
 		switch {
 		case path.Dir(name) == "usr/src" && strings.HasPrefix(base, "linux-source-") && strings.HasSuffix(base, ".tar.xz"):
 			found = true
 			return unpackTar(ctx, r, root, h.Size, progress)
 		case path.Dir(name) == "usr/src" && strings.HasPrefix(base, "linux-patch-") && strings.HasSuffix(base, "-rt.patch.xz"):
-			out, wait, err := pipe(ctx, r, "xz", "-dc")
+			out, wait, err := apt.Pipe(ctx, r, "xz", "-dc")
 			if err != nil {
 				return err
 			}
@@ -177,7 +97,7 @@ func unpackTar(ctx context.Context, r io.Reader, root string, size int64, progre
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
-	out, wait, err := pipe(ctx, &counted{Reader: r, total: size, progress: progress}, "xz", "-dc", "-T0")
+	out, wait, err := apt.Pipe(ctx, &counted{Reader: r, total: size, progress: progress}, "xz", "-dc", "-T0")
 	if err != nil {
 		return err
 	}
@@ -194,7 +114,7 @@ func unpackTar(ctx context.Context, r io.Reader, root string, size int64, progre
 	}
 	g.Go(func() error {
 		defer close(queue)
-		err := eachEntry(out, func(h *tar.Header, name string, r io.Reader) error {
+		err := apt.EachEntry(out, func(h *tar.Header, name string, r io.Reader) error {
 			_, rest, ok := strings.Cut(name, "/")
 			if !ok {
 				return nil
@@ -211,7 +131,7 @@ func unpackTar(ctx context.Context, r io.Reader, root string, size int64, progre
 					return err
 				}
 				select {
-				case queue <- entry{target, fileMode(h.Mode), b}:
+				case queue <- entry{target, apt.FileMode(h.Mode), b}:
 					return nil
 				case <-gctx.Done():
 					return gctx.Err()
@@ -234,31 +154,11 @@ func unpackTar(ctx context.Context, r io.Reader, root string, size int64, progre
 	return err
 }
 
-// put writes a package's file over what is in the tree.
-func put(root, name string, mode int64, r io.Reader) error {
-	target := filepath.Join(root, name)
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-		return err
-	}
-	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode(mode))
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
 // unpackHeaders puts what a build made of the kernel into the tree: configuration, symbol versions, generated headers, the
 // module linker script. It leaves out the empty files that stand for configuration symbols, which only a rebuild needs.
 func unpackHeaders(ctx context.Context, deb, release, root string) (variables string, err error) {
 	prefix := "usr/src/linux-headers-" + release + "/"
-	err = eachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
+	err = apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
 		rest, ok := strings.CutPrefix(name, prefix)
 		if !ok || h.Typeflag != tar.TypeReg {
 			return nil
@@ -270,7 +170,7 @@ func unpackHeaders(ctx context.Context, deb, release, root string) (variables st
 			return err
 		case rest == ".config", rest == "Module.symvers", rest == "include/config/auto.conf",
 			strings.HasPrefix(rest, "include/generated/"), strings.HasPrefix(rest, "arch/"), rest == "scripts/module.lds":
-			return put(root, rest, h.Mode, r)
+			return apt.Put(root, rest, h.Mode, r)
 		}
 		return nil
 	})
@@ -283,11 +183,11 @@ func unpackHeaders(ctx context.Context, deb, release, root string) (variables st
 // unpackImage puts the kernel's image at target.
 func unpackImage(ctx context.Context, deb, release, target string) error {
 	found := errors.New("found")
-	err := eachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
+	err := apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
 		if name != "boot/vmlinuz-"+release || h.Typeflag != tar.TypeReg {
 			return nil
 		}
-		if err := put(filepath.Dir(target), filepath.Base(target), h.Mode, r); err != nil {
+		if err := apt.Put(filepath.Dir(target), filepath.Base(target), h.Mode, r); err != nil {
 			return err
 		}
 		return found // the modules that follow are large
@@ -315,7 +215,7 @@ var buildTools = map[string]string{
 // unpackTools puts the build tools into the tree.
 func unpackTools(ctx context.Context, deb, root string) error {
 	real := map[string]bool{}
-	err := eachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
+	err := apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
 		parts := strings.SplitN(name, "/", 4)
 		if len(parts) != 4 || parts[1] != "lib" || !strings.HasPrefix(parts[2], "linux-kbuild-") || h.Typeflag != tar.TypeReg {
 			return nil
@@ -327,7 +227,7 @@ func unpackTools(ctx context.Context, deb, root string) error {
 			if parts[3] == second {
 				real[tool] = true
 			}
-			return put(root, tool, h.Mode, r)
+			return apt.Put(root, tool, h.Mode, r)
 		}
 		return nil
 	})

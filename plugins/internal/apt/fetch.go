@@ -1,4 +1,4 @@
-package debian
+package apt
 
 import (
 	"context"
@@ -19,22 +19,22 @@ import (
 // progressEvery is the time between two reports of a download.
 const progressEvery = 500 * time.Millisecond
 
-// fetch gets packages into dir and returns their paths, in order. extra is a directory to look in first, may be empty. Every
-// package is checked against the digest that the package lists, which apt has verified, have of it.
-func fetch(ctx context.Context, dir, extra string, list []packageInfo, progress plugin.ProgressFunc) ([]string, error) {
+// Fetch gets packages into dir and returns their paths, in order. Every package is checked against the digest that the package lists,
+// which apt has verified, have of it.
+func (c *Client) Fetch(ctx context.Context, dir string, list []Package, progress plugin.ProgressFunc) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("fetch packages: %w", err)
 	}
 	paths := make([]string, len(list))
-	var wanted []packageInfo
+	var wanted []Package
 	var total int64
 	for i, p := range list {
 		paths[i] = filepath.Join(dir, p.SHA256+".deb")
 		if _, err := os.Stat(paths[i]); err == nil {
 			continue // its digest was checked before it got this name
 		}
-		if extra != "" {
-			found, err := take(extra, paths[i], p)
+		if c.debs != "" {
+			found, err := take(c.debs, paths[i], p)
 			if err != nil {
 				return nil, err
 			}
@@ -55,7 +55,7 @@ func fetch(ctx context.Context, dir, extra string, list []packageInfo, progress 
 	defer os.RemoveAll(tmp)
 	stop := watch(tmp, total, progress)
 	// As root apt would fetch as the user _apt, who may not write here.
-	argv := []string{"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "--"}
+	argv := c.command("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", "--")
 	for _, p := range wanted {
 		argv = append(argv, p.Name+"="+p.Version)
 	}
@@ -88,8 +88,8 @@ const (
 	youngPackage = time.Hour
 )
 
-// sweepPackages removes the oldest packages until the rest is small enough, and downloads that were never finished.
-func sweepPackages(dir string) {
+// Sweep removes the oldest packages until the rest is small enough, and downloads that were never finished.
+func Sweep(dir string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return // there is nothing to remove
@@ -119,7 +119,7 @@ func sweepPackages(dir string) {
 }
 
 // take looks in dir for a package by its size and digest and gives it the name target, by link or copy.
-func take(dir, target string, p packageInfo) (bool, error) {
+func take(dir, target string, p Package) (bool, error) {
 	matches, err := filepath.Glob(filepath.Join(dir, p.Name+"_*.deb"))
 	if err != nil {
 		return false, fmt.Errorf("look for %s: %w", p.Name, err)
