@@ -6,13 +6,11 @@ package debian
 import (
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +23,9 @@ import (
 // Version is the plugin's version.
 const Version = "0.1.0"
 
+// vendor is what the trees' banners begin with.
+const vendor = "Debian"
+
 // programs are what the backend runs, with the package that has each.
 var programs = map[string]string{"apt-cache": "apt", "apt-get": "apt", "dpkg-deb": "dpkg", "xz": "xz-utils", "make": "make", "ld": "binutils", "gcc": "gcc", "patch": "patch"}
 
@@ -33,9 +34,7 @@ type Backend struct {
 	kbuild.Service
 	apt   apt.Client
 	lists apt.Lists // where packages are looked up, instead of apt
-
-	mu    sync.Mutex
-	plans map[[2]string]*plan // what find found, by release and version
+	plans apt.Plans[plan]
 }
 
 // Info says who the plugin is.
@@ -64,58 +63,31 @@ func (b *Backend) packages() apt.Lists {
 	return &b.apt
 }
 
-// find makes the plan for a kernel, once: Prepare asks what Probe has asked before.
+// find makes the plan for a kernel, once.
 func (b *Backend) find(ctx context.Context, release, version string) (*plan, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	key := [2]string{release, version}
-	if p := b.plans[key]; p != nil {
-		return p, nil
-	}
-	p, err := find(ctx, b.packages(), release, version)
-	if err != nil {
-		return nil, err
-	}
-	if b.plans == nil {
-		b.plans = map[[2]string]*plan{}
-	}
-	b.plans[key] = p
-	return p, nil
+	return b.plans.Find(release, version, func() (*plan, error) { return find(ctx, b.packages(), release, version) })
 }
 
-// Probe looks for a tree that is ready, and then into the package lists: apt may take seconds to read them.
+// Probe looks for a tree that is ready, and then into the package lists.
 func (b *Backend) Probe(ctx context.Context, req *backend.ProbeRequest) (*backend.ProbeResponse, error) {
-	if req.CacheDir != "" {
-		t, err := prepared(kbuild.NewStore(req.CacheDir), &backend.PrepareRequest{Release: req.Release, Version: req.Version})
+	return apt.Probe(req, vendor, func() (string, error) {
+		p, err := b.find(ctx, req.Release, req.Version)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		if t != nil {
-			return &backend.ProbeResponse{Supported: true, Banner: t.Banner}, nil
-		}
-	}
-	p, err := b.find(ctx, req.Release, req.Version)
-	var d *plugin.Diagnostic
-	switch {
-	case errors.As(err, &d) && d.Fault == plugin.FaultUser:
-		return &backend.ProbeResponse{Reason: d.Error()}, nil
-	case err != nil:
-		return nil, err
-	}
-	return &backend.ProbeResponse{Supported: true, Banner: banner(p.version)}, nil
+		return p.version, nil
+	})
 }
-
-func banner(version string) string { return "Debian " + version }
 
 // Prepare makes the tree of one kernel, or finds it made.
 func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*backend.Tree, error) {
 	store := kbuild.NewStore(req.CacheDir)
-	if t, err := prepared(store, req); t != nil || err != nil {
+	if t, err := apt.Ready(store, req.Release, req.Version); t != nil || err != nil {
 		if err != nil {
 			return nil, err
 		}
 		kbuild.Used(t)
-		return describe(ctx, t, true)
+		return apt.Describe(ctx, t, true)
 	}
 	progress(plugin.Progress{Stage: "find", Message: "packages of " + req.Release})
 	p, err := b.find(ctx, req.Release, req.Version)
@@ -135,43 +107,7 @@ func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, prog
 		return nil, err
 	}
 	apt.Sweep(filepath.Join(req.CacheDir, "packages"))
-	return describe(ctx, t, reused)
-}
-
-// prepared looks for a tree that is ready; with several the one of the newest sources counts.
-func prepared(store *kbuild.Store, req *backend.PrepareRequest) (*kbuild.Tree, error) {
-	trees, err := store.List()
-	if err != nil {
-		return nil, err
-	}
-	var found *kbuild.Tree
-	for _, t := range trees {
-		if t.Release != req.Release || req.Version != "" && t.Version != req.Version {
-			continue
-		}
-		if found == nil || newer(t.Banner, found.Banner) {
-			found = t
-		}
-	}
-	return found, nil
-}
-
-// newer compares Debian versions as dpkg does.
-func newer(a, b string) bool {
-	va, vb := strings.TrimPrefix(a, "Debian "), strings.TrimPrefix(b, "Debian ")
-	return apt.Newer(va, vb)
-}
-
-// describe checks that the compiler is still there, and describes the tree.
-func describe(ctx context.Context, t *kbuild.Tree, reused bool) (*backend.Tree, error) {
-	config, err := kbuild.ReadConfig(filepath.Join(t.Root(), ".config"))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := kbuild.CheckCompiler(ctx, config); err != nil {
-		return nil, err
-	}
-	return t.Describe(ctx, reused)
+	return apt.Describe(ctx, t, reused)
 }
 
 // fill brings the packages together in root.
@@ -267,6 +203,6 @@ func identify(ctx context.Context, p *plan, root, variables string) (*kbuild.Inf
 	if m == nil {
 		return nil, plugin.Errorf(plugin.FaultToolchain, p.headers.Name, "the package does not say which architecture it is of")
 	}
-	return &kbuild.Info{Release: release, Version: version, Banner: banner(p.version), Arch: m[1], Machine: uint16(elf.EM_X86_64), CC: cc,
+	return &kbuild.Info{Release: release, Version: version, Banner: apt.Banner(vendor, p.version), Arch: m[1], Machine: uint16(elf.EM_X86_64), CC: cc,
 		Make: []string{"ARCH=" + m[1], "KERNELRELEASE=" + release, "CC=" + cc}}, nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ksplice/ksplice/plugins/internal/apt"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -62,7 +63,7 @@ func releases(t *testing.T) []string {
 		if !supported[s] || strings.Contains(release, "-rt-") || strings.Contains(release, "-cloud-") {
 			continue
 		}
-		if have := newest[s]; have == "" || newer(release, have) {
+		if have := newest[s]; have == "" || apt.Newer(release, have) {
 			newest[s] = release
 		}
 	}
