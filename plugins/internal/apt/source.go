@@ -127,6 +127,13 @@ func (c *Client) Unpack(ctx context.Context, dir string, s *Source, root string,
 		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: "apt-get source " + s.Name, Summary: "the source package cannot be fetched", Detail: err.Error()}
 	}
 	for _, f := range s.Files {
+		st, err := os.Lstat(filepath.Join(tmp, f.Name))
+		if err != nil {
+			return fmt.Errorf("keep the source: %w", err)
+		}
+		if !st.Mode().IsRegular() {
+			continue // of an archive on this machine, apt makes a link
+		}
 		if err := os.Link(filepath.Join(tmp, f.Name), kept(f)); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("keep the source: %w", err)
 		}

@@ -3,7 +3,10 @@ package apt
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -38,6 +41,19 @@ func Ready(store *kbuild.Store, release, version string) (*kbuild.Tree, error) {
 func packaged(t *kbuild.Tree) string {
 	_, version, _ := strings.Cut(t.Banner, " ")
 	return version
+}
+
+// Generated is the value of a string that the kernel's build has defined in a header below include/generated of the tree at root.
+func Generated(root, file, name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(root, "include/generated", file))
+	if err != nil {
+		return "", fmt.Errorf("identify the kernel: %w", err)
+	}
+	m := regexp.MustCompile(`(?m)^#define ` + name + ` "(.*)"$`).FindSubmatch(b)
+	if m == nil {
+		return "", fmt.Errorf("identify the kernel: %s does not define %s", file, name)
+	}
+	return string(m[1]), nil
 }
 
 // Describe checks that the tree's compiler is still there, and describes the tree.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -162,19 +161,6 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 	return info, nil
 }
 
-// uts finds a string constant in a generated header.
-func uts(root, file, name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(root, "include/generated", file))
-	if err != nil {
-		return "", fmt.Errorf("identify the kernel: %w", err)
-	}
-	m := regexp.MustCompile(`(?m)^#define ` + name + ` "(.*)"$`).FindSubmatch(b)
-	if m == nil {
-		return "", fmt.Errorf("identify the kernel: %s does not define %s", file, name)
-	}
-	return string(m[1]), nil
-}
-
 // archVariable is how the headers' make variables name the architecture.
 var archVariable = regexp.MustCompile(`(?m)^override ARCH = (\S+)$`)
 
@@ -188,14 +174,14 @@ func identify(ctx context.Context, p *plan, root, variables string) (*kbuild.Inf
 	if err != nil {
 		return nil, err
 	}
-	release, err := uts(root, "utsrelease.h", "UTS_RELEASE")
+	release, err := apt.Generated(root, "utsrelease.h", "UTS_RELEASE")
 	if err != nil {
 		return nil, err
 	}
 	if release != p.release {
 		return nil, plugin.Errorf(plugin.FaultToolchain, p.headers.Name, "the package is of release %q, not %q", release, p.release)
 	}
-	version, err := uts(root, "utsversion.h", "UTS_VERSION")
+	version, err := apt.Generated(root, "utsversion.h", "UTS_VERSION")
 	if err != nil {
 		return nil, err
 	}
