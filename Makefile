@@ -12,7 +12,7 @@ GO := .ci/env go
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
 
-.PHONY: build test demo bench eval road soak lint kmod generate install clean setup help
+.PHONY: build test demo bench eval road soak ubuntu lint kmod generate install clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -47,6 +47,9 @@ ROUNDS ?= 200
 soak: setup build ## ROUNDS (200) rounds of apply and undo under load, on every kernel
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ROUNDS=$(ROUNDS) KSPLICE_TEST_SERIES="$(SERIES)" \
 		$(GO) test -count=1 -run TestSoak -v -timeout 180m ./cmd/ksplice/kerneltest
+
+ubuntu: setup build ## backend-ubuntu: builds and packs a small kernel as Ubuntu does, and takes an update from its archive to the booted kernel and back
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_UBUNTU=1 $(GO) test -count=1 -run TestUbuntu -v -timeout 90m ./cmd/ksplice/kerneltest
 
 lint: ## gofmt, vet, staticcheck, the logs' arguments, shellcheck, sparse, checkpatch: any finding fails
 	@.ci/env .ci/lint

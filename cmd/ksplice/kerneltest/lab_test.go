@@ -55,7 +55,13 @@ type lab struct {
 // prepare builds what a guest needs.
 func prepare(t testing.TB, series string) *lab {
 	t.Helper()
-	l := &lab{kernel: vmtest.MustFetch(t, series), share: t.TempDir()}
+	return prepareFor(t, vmtest.MustFetch(t, series))
+}
+
+// prepareFor builds what a guest with a kernel needs.
+func prepareFor(t testing.TB, kernel *vmtest.Kernel) *lab {
+	t.Helper()
+	l := &lab{kernel: kernel, share: t.TempDir()}
 	var err error
 	if l.tools, err = vmtest.Tools(t.Context()); err != nil {
 		t.Fatal(err)

@@ -152,6 +152,10 @@ func (c *Client) Unpack(ctx context.Context, dir string, s *Source, root string,
 		}
 		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Where: s.control(), Summary: "the source package cannot be unpacked", Detail: err.Error()}
 	}
+	// Only an empty directory can be removed so.
+	if err := os.Remove(root); err != nil {
+		return fmt.Errorf("unpack the source: %w", err)
+	}
 	if err := os.Rename(tree, root); err != nil {
 		return fmt.Errorf("unpack the source: %w", err)
 	}
