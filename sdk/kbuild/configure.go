@@ -17,8 +17,9 @@ import (
 
 // Configure makes the kernel's source at root, which has .config and Module.symvers, ready to compile single units, by `make
 // modules_prepare` with the compiler that the configuration names. It is for kernels that come as source; release is their `uname -r`.
-// The description that it returns wants a Version and a Banner. Refused, as a *plugin.Diagnostic with .config in Where, are another
-// compiler than the one that the kernel was built with, and a configuration that the source completes or changes: it is that of another kernel.
+// The description that it returns wants a Version and a Banner. Refused, as a *plugin.Diagnostic, are another compiler than the one
+// that the kernel was built with, a source that make cannot prepare, and a configuration that the source completes or changes: it is that of
+// another kernel. Where in the diagnostic is ".config" for all that is wrong with the configuration.
 func Configure(ctx context.Context, root, release string, parallel int, progress plugin.ProgressFunc) (*Info, error) {
 	path := filepath.Join(root, ".config")
 	config, err := ReadConfig(path)

@@ -78,7 +78,9 @@ func tail(out *output) string {
 	return strings.Join(lines, "\n")
 }
 
-// Run runs a program in dir; it is for backends. When ctx ends, the program and all that it started are killed.
+// Run runs a program in dir, for what a backend does by itself: apply patches, unpack. Of the environment it gets what programs need (PATH, HOME,
+// TMPDIR), in English. The error of a program that fails has the end of what it said. When ctx ends, the program and all that it started
+// are killed, and the error is ctx.Err().
 func Run(ctx context.Context, dir string, argv []string) error {
 	out, err := run(ctx, command{dir: dir, env: session(), argv: argv})
 	if err != nil {

@@ -110,7 +110,7 @@ const (
 	youngTree = 24 * time.Hour
 )
 
-// Used notes that a tree is used now.
+// Used notes that a tree which List found is used now. A store keeps the trees that were used last, and each for a day.
 func Used(t *Tree) {
 	now := time.Now()
 	// It decides only which tree is removed first.

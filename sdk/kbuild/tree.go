@@ -1,28 +1,3 @@
-// Package kbuild is a toolkit for backends of kernels that are built by the kernel's own build system, as all distributions' and
-// vendors' are. A backend says which kernels it has and brings the files of one together; the rest is here, and common to
-// all of them: single translation units are compiled as the kernel's makefiles would, found, linked to modules, and trees are kept.
-//
-// A backend embeds Service, which serves the calls of backend.Backend that need a prepared tree and nothing else, and writes Probe and
-// Prepare. Prepare calls Store.Make with a key that names all the files the tree is made of, and a function that fills an empty
-// directory when there is no such tree yet; Tree.Describe makes the answer of it:
-//
-//	type Backend struct{ kbuild.Service }
-//
-//	func (b *Backend) Prepare(ctx context.Context, req *backend.PrepareRequest, progress plugin.ProgressFunc) (*backend.Tree, error) {
-//		// Which files are this kernel's, and their digests: key.
-//		t, reused, err := kbuild.NewStore(req.CacheDir).Make(ctx, key, progress, func(root string) (*kbuild.Info, error) {
-//			// Unpack the source to root, with .config and Module.symvers; `make modules_prepare` by Run.
-//			return &kbuild.Info{Release: req.Release, Machine: machine, CC: cc}, nil
-//		})
-//		if err != nil {
-//			return nil, err
-//		}
-//		return t.Describe(ctx, reused)
-//	}
-//
-// A tree on disk is a directory with three things: root, the kernel's sources with its configuration and generated headers
-// built in place; state, what was learned about it (the make environment, evaluated directories, includes, compiler
-// commands); and tree.json, which is written last and says that the tree is complete. Beside them may be vmlinuz, the kernel's image.
 package kbuild
 
 import (
@@ -40,8 +15,8 @@ import (
 	"github.com/ksplice/ksplice/sdk/backend"
 )
 
-// Layout is the version of the directory's layout and of the way objects are compiled. It is part of every tree's
-// identity: raise it with any change that makes old trees or objects wrong.
+// Layout is the version of the directory's layout and of the way objects are compiled. It is part of every tree's identity, so that trees and
+// objects of another version of this package are made again: whoever changes the package raises it where old ones would be wrong.
 const Layout = "7"
 
 const (
@@ -51,7 +26,7 @@ const (
 	imageName = "vmlinuz"
 )
 
-// Info is what tree.json holds.
+// Info is what a backend says of a tree that it has filled, as tree.json holds it.
 type Info struct {
 	// Layout is the layout's version; Store.Make fills it in.
 	Layout string `json:"layout"`
@@ -65,9 +40,9 @@ type Info struct {
 	// Arch is the kernel's name of the architecture (SRCARCH), asked of the kernel's makefiles where it is empty; Machine the ELF machine number.
 	Arch    string `json:"arch"`
 	Machine uint16 `json:"machine"`
-	// CC is the compiler's command.
+	// CC is the compiler's command, as CheckCompiler gives it.
 	CC string `json:"cc"`
-	// Make are the variables given to every make of the kernel's top Makefile.
+	// Make are the variables given to every make of the kernel's top Makefile: "ARCH=x86", "KERNELRELEASE=6.1.0-1".
 	Make []string `json:"make"`
 }
 
@@ -79,10 +54,10 @@ type Tree struct {
 	env environment
 }
 
-// Root is the kernel's source and build directory.
+// Root is the kernel's source and build directory. Nobody writes in it: hosts make work trees of it, by links.
 func (t *Tree) Root() string { return filepath.Join(t.Dir, rootName) }
 
-// ImagePath is where the image of the kernel goes whose tree is at root.
+// ImagePath is where a backend puts the image (vmlinuz, or an ELF file) of the kernel whose tree is at root; it may have none.
 func ImagePath(root string) string { return filepath.Join(filepath.Dir(root), imageName) }
 
 func (t *Tree) state(name ...string) string {
@@ -206,5 +181,5 @@ func ReadConfig(path string) (Config, error) {
 	return c, nil
 }
 
-// IsSet says whether a symbol is y or m.
+// IsSet says whether a symbol, by its full name ("CONFIG_MODULES"), is y or m.
 func (c Config) IsSet(name string) bool { return c[name] == "y" || c[name] == "m" }
