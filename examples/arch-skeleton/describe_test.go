@@ -2,6 +2,7 @@ package main
 
 import (
 	"debug/elf"
+	"os"
 	"slices"
 	"testing"
 
@@ -118,6 +119,13 @@ func TestDirect(t *testing.T) {
 
 // FuzzParse: whatever the bytes are, there is a description or an error.
 func FuzzParse(f *testing.F) {
+	for _, name := range []string{"plain", "callops", "branches", "adr"} {
+		b, err := os.ReadFile("testdata/" + name + ".o")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		o, err := parseObject("fuzz", b)
 		if err != nil {

@@ -14,14 +14,17 @@ import (
 	"github.com/ksplice/ksplice/sdk/sdktest"
 )
 
-// kernelVariable asks for the test with a real kernel: it wants Debian's package sources, 5 GB of disk and minutes.
-const kernelVariable = "KSPLICE_TEST_KERNEL"
+// Both variables ask for the test with a real kernel: it wants Debian's package sources, 5 GB of disk and minutes.
+const (
+	kernelVariable = "KSPLICE_TEST_KERNEL"
+	allVariable    = "KSPLICE_TEST_ALL"
+)
 
 // TestRealDelivery delivers a real kernel, Debian's of the series 6.1 with a patch of ACME's, runs the conformance suite against the finished
 // binary with it, and compares objects with those that Debian's own backend makes: what the patch leaves alone is the same code.
 func TestRealDelivery(t *testing.T) {
-	if os.Getenv(kernelVariable) != "1" {
-		t.Skipf("SKIPPED: it builds a real kernel's tree; set %s=1", kernelVariable)
+	if os.Getenv(kernelVariable) != "1" || os.Getenv(allVariable) != "1" {
+		t.Skipf("SKIPPED: it prepares a kernel tree from nothing; set %s=1 and %s=1", kernelVariable, allVariable)
 	}
 	debian := sdktest.LaunchBackend(t, build(t, "../..", "./plugins/backend-debian", "backend-debian"))
 	cache := cacheDir(t)
