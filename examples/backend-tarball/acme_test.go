@@ -145,6 +145,8 @@ func TestRefusals(t *testing.T) {
 		{name: "two sources", change: set("linux-6.2.tar.xz", "x"), where: sumsName, want: "linux-6.2.tar.xz"},
 		{name: "digests of nothing", after: put(sumsName, "no digests\n"), where: sumsName, want: "no digests"},
 		{name: "digests of elsewhere", after: put(sumsName, strings.Repeat("0", 64)+"  ../../etc/passwd\n"), where: sumsName, want: "passwd"},
+		{name: "series without digest", change: remove(seriesName), after: put(seriesName, "first.patch\n"), where: sumsName, want: "patches/series"},
+		{name: "image without digest", after: put(imageName, "x"), where: sumsName, want: "vmlinuz"},
 		{name: "version changed", after: put(versionName, "#2"), where: versionName, want: "not the file that ACME delivered"},
 		{name: "source changed", after: put("linux-6.1.99.tar.xz", "x"), where: "linux-6.1.99.tar.xz", want: "not the file that ACME delivered"},
 		{name: "patch changed", after: put("patches/first.patch", "x"), where: "patches/first.patch", want: "not the file that ACME delivered"},

@@ -77,6 +77,12 @@ func openDelivery(dir, release string) (*delivery, error) {
 			return nil, d.bad(sumsName, "it is not complete", fmt.Sprintf("a delivery has linux-*.tar.xz, %s, %s and %s", versionName, configName, symversName))
 		}
 	}
+	// What may be missing must not be missing from the digests alone.
+	for _, name := range []string{seriesName, imageName} {
+		if _, err := os.Lstat(filepath.Join(d.dir, name)); err == nil && d.sums[name] == "" {
+			return nil, d.bad(sumsName, "it has no digest of "+name, "the delivery has that file")
+		}
+	}
 	version, err := d.read(versionName)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 // Package backend is what the author of a build backend imports: the interface to fill, the types that cross it
 // and Serve. A backend knows where one distribution's kernels come from and how they are built; the host knows
-// neither.
+// neither. Backends of kernels that are built by the kernel's own build system, as nearly all are, fill most of it by embedding
+// kbuild.Service of package sdk/kbuild.
 package backend
 
 import (
