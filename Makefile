@@ -61,7 +61,10 @@ kmod: ## the kernel module for the running kernel, or for KERNEL=RELEASE; needs 
 generate: ## the generated Go code again (needs protobuf-compiler)
 	$(GO) generate ./...
 
-install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel module's source for dkms, a systemd unit; honours DESTDIR
+# Where zsh looks for functions: those of packages, and of what is installed by hand.
+ZSH = $(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+
+install: build ## to PREFIX (/usr/local), plugins below libexec, manual, completions, the kernel module's source for dkms, a systemd unit; honours DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins $(DESTDIR)/usr/src/ksplice-$(VERSION)
 	install -m 755 bin/ksplice $(DESTDIR)$(PREFIX)/bin/
 	install -m 755 $(addprefix bin/plugins/,$(notdir $(PLUGINS))) $(DESTDIR)$(PREFIX)/libexec/ksplice/plugins/
@@ -70,6 +73,13 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, the kernel modu
 	install -d $(DESTDIR)/usr/src/ksplice-$(VERSION)/include $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 kmod/include/*.h $(DESTDIR)/usr/src/ksplice-$(VERSION)/include/
 	sed 's|@bindir@|$(PREFIX)/bin|' cmd/ksplice/package/ksplice.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ksplice.service
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 man/man5 bash-completion/completions zsh/$(ZSH) fish/vendor_completions.d)
+	rm -rf bin/man && mkdir bin/man && bin/ksplice man --of $(VERSION) bin/man && gzip -9n bin/man/*
+	install -m 644 bin/man/*.1.gz $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 bin/man/*.5.gz $(DESTDIR)$(PREFIX)/share/man/man5/
+	bin/ksplice completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ksplice
+	bin/ksplice completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/$(ZSH)/_ksplice
+	bin/ksplice completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ksplice.fish
 
 clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
 	rm -rf bin out

@@ -73,6 +73,29 @@ in the table [a]. A file with any other key is refused, by every command.`,
 	}
 }
 
+// configKey is what the manual says of one key of the configuration.
+type configKey struct {
+	// table and key are as they stand in the file; capital letters stand for a name.
+	table, key string
+	kind       string // "string", "array of strings"
+	text       string
+}
+
+// configKeys lists all keys of config.
+var configKeys = []configKey{
+	{"plugins", "dirs", "array of strings", "Directories in which plugins are looked for, before those of $KSPLICE_PLUGIN_PATH and of the installation."},
+	{"plugins.pins", "FILE", "string", "The SHA-256, in hexadecimal, that the plugin with this file name must have, for example backend-acme; `ksplice plugin list -v` shows digests. A plugin that has another is not run."},
+	{"plugin.FILE", "KEY", "string", "What the plugin with this file name is always given, as --backend-option gives it once. Which keys there are, the plugin says."},
+}
+
+// configExample is a whole file.
+const configExample = `[plugins]
+dirs = ["/opt/acme/ksplice/plugins"]
+[plugins.pins]
+backend-acme = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+[plugin.backend-kbuild]
+source = "/usr/src/linux-6.1.130"`
+
 // readConfig reads the file at path; an empty path means the default one, which need not exist.
 func readConfig(path string) (*config, error) {
 	named := path != ""

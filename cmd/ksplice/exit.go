@@ -34,6 +34,19 @@ const (
 	exitBuild    = 5
 )
 
+// exitMeanings say what they mean: --help in a word, the manual in a sentence.
+var exitMeanings = []struct {
+	code        int
+	short, text string
+}{
+	{exitOK, "done", "It is done."},
+	{exitInternal, "internal error", "An internal error: report it."},
+	{exitUsage, "wrong use", "The command line is wrong, or a file that it names is not there."},
+	{exitRefused, "refused", "It was refused, and the reason says what is wrong with the update, the kernel or the machine."},
+	{exitConflict, "conflict (threads stand in the way)", "Threads stand in the way: try again, or with --freeze."},
+	{exitBuild, "build failed", "The sources could not be built."},
+}
+
 // usageError says that the command line is wrong.
 type usageError struct{ text string }
 

@@ -33,7 +33,7 @@ type command struct {
 	example string
 	flags   func(*pflag.FlagSet)
 	run     func(ctx context.Context, e *env, args []string) error
-	hidden  bool // the kernel module calls it, nobody else
+	hidden  bool // the kernel module or the installation calls it, nobody else
 }
 
 // env is what every subcommand works with.
@@ -49,7 +49,7 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), verifyCommand(), signCommand(), keygenCommand(), configCommand()}
+	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), verifyCommand(), signCommand(), keygenCommand(), configCommand(), completionCommand(), manCommand()}
 }
 
 func main() {
@@ -80,17 +80,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitUsage
 }
 
-func overview(w io.Writer) {
-	fmt.Fprint(w, `ksplice applies source patches to a running Linux kernel, without a reboot.
+// introduction says what ksplice is, in --help and in the manual.
+const introduction = `ksplice applies source patches to a running Linux kernel, without a reboot.
 
 A vendor makes an update from a patch; an administrator checks, applies and undoes it:
     ksplice create --patch fix.patch --sign acme.key -o fix.ksplice
     ksplice check fix.ksplice
     ksplice apply fix.ksplice
     ksplice undo ID
+`
 
-Commands:
-`)
+func overview(w io.Writer) {
+	fmt.Fprint(w, introduction+"\nCommands:\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, c := range commands() {
 		if c.hidden {
@@ -99,24 +100,31 @@ Commands:
 		fmt.Fprintf(t, "    %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.summary)
 	}
 	t.Flush()
-	fmt.Fprint(w, `
-`+"`ksplice COMMAND --help`"+` says more of each. Exit codes: 0 done, 1 internal error, 2 wrong use,
-3 refused, 4 conflict (threads stand in the way), 5 build failed.
-`)
+	var codes []string
+	for _, x := range exitMeanings {
+		codes = append(codes, fmt.Sprintf("%d %s", x.code, x.short))
+	}
+	fmt.Fprintf(w, "\n`ksplice COMMAND --help` says more of each.\nExit codes: %s.\n", strings.Join(codes, ", "))
 }
 
-func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
+// flagSet makes the command's flags, and those that all commands have.
+func (c *command) flagSet(e *env) (fs *pflag.FlagSet, configPath *string, help *bool) {
+	fs = pflag.NewFlagSet(c.name, pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.SortFlags = false
 	if c.flags != nil {
 		c.flags(fs)
 	}
-	e := &env{out: stdout, err: stderr}
 	fs.BoolVar(&e.json, "json", false, "print the result as JSON on standard output")
 	fs.CountVarP(&e.verbose, "verbose", "v", "say more on standard error; -vv says everything")
-	configPath := fs.String("config", "", "configuration `FILE` (default "+configDefault+", if it is there)")
-	help := fs.BoolP("help", "h", false, "show this help")
+	configPath = fs.String("config", "", "configuration `FILE` (default "+configDefault+", if it is there)")
+	help = fs.BoolP("help", "h", false, "show this help")
+	return fs, configPath, help
+}
+
+func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	e := &env{out: stdout, err: stderr}
+	fs, configPath, help := c.flagSet(e)
 	if err := fs.Parse(args); err != nil {
 		return e.fail(c, usagef("%v", err))
 	}
