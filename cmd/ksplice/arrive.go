@@ -24,6 +24,7 @@ func arriveCommand() *command {
 			}
 			id, module := args[0], args[1]
 			e.event = &event{operation: "arrive"}
+			e.event.add(fieldID, id)
 			e.event.add(fieldModule, module)
 			settings, err := kept.Default().ReadSettings(id)
 			if err != nil {
@@ -39,7 +40,7 @@ func arriveCommand() *command {
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}
-			e.event.of(&u.Manifest)
+			e.event.add(fieldDescription, u.Manifest.Description)
 			a, _, err := host.Arch(ctx, u.Manifest.Kernel.Machine)
 			if err != nil {
 				return e.cannotArrive(id, module, err)

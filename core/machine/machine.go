@@ -56,9 +56,9 @@ func Read() (*Machine, error) {
 	if b, err := os.ReadFile(moduleVersion); err == nil {
 		m.Module = strings.TrimSpace(string(b))
 	}
-	var err error
-	// Before the rest: who was at work then may have changed what we see.
-	if m.Busy, err = engine.Locked(); err != nil {
+	// Before the rest and behind it: who was at work, or began meanwhile, may have changed what we see.
+	before, err := engine.Locked()
+	if err != nil {
 		return nil, err
 	}
 	if m.Updates, err = apply.Status(); err != nil {
@@ -67,6 +67,11 @@ func Read() (*Machine, error) {
 	if m.Orphans, err = engine.Orphans(); err != nil {
 		return nil, err
 	}
+	after, err := engine.Locked()
+	if err != nil {
+		return nil, err
+	}
+	m.Busy = before || after
 	for _, s := range m.Updates {
 		id := engine.UpdateID(s.ID)
 		if s.Stage != "applied" || m.Manifests[id] != nil {
