@@ -97,6 +97,7 @@ func TestArrive(t *testing.T) {
 			l.MustRun(t, "modprobe", "nls_ucs2_utils") // a module without text
 		}
 		same := l.saveText(t)
+		l.keepJournal(t)
 		a := &arriving{l, l.id(t, disk), disk}
 		for _, part := range []struct {
 			name string
@@ -237,6 +238,9 @@ func (a *arriving) other(t *testing.T) {
 			if !strings.Contains(text, "in module null_blk") {
 				t.Errorf("the refusal does not say what is wrong: %s", text)
 			}
+			a.must(t, exitRefused, a.id+":null_blk  module null_blk runs without its part", "status", "--check")
+			a.must(t, exitOK, "ksplice_armed_unapplied 1\n", "status", "--prometheus")
+			a.told(t, "KSPLICE_EVENT=failed", "KSPLICE_OPERATION=arrive", "KSPLICE_ID="+a.id, "KSPLICE_MODULE=null_blk")
 			a.MustRun(t, "rmmod", "null_blk")
 		}
 		a.must(t, exitOK, "disarmed", "undo", a.id)
@@ -252,6 +256,8 @@ func (a *arriving) beforeInit(t *testing.T) {
 	if stage, _, exposed := a.state(t, a.id+":null_blk"); stage != "applied" || exposed != 0 {
 		t.Errorf("the part is %q, the module had been live for %v", stage, exposed)
 	}
+	a.must(t, exitOK, "good", "status", "--check")
+	a.told(t, "KSPLICE_EVENT=applied", "KSPLICE_OPERATION=arrive", "KSPLICE_ID="+a.id, "KSPLICE_MODULE=null_blk")
 	if r, err := watcher.Wait(t.Context()); err != nil || r.Exit != 0 {
 		t.Errorf("the watcher: %v %+v", err, r)
 	}

@@ -24,6 +24,9 @@ func (l *lab) get(t testing.TB, name string) (examples.Example, []byte) {
 	return e, patch[bytes.Index(patch, []byte("diff --git")):]
 }
 
+// effective is what the third update says that it makes of the kernel.
+const effective = "6.999.1-1"
+
 // TestReplace applies a cumulative update in the place of three that are applied: one on another, one that ftrace redirects. A program that
 // reads all the while never sees the kernel without any of them.
 func TestReplace(t *testing.T) {
@@ -36,16 +39,21 @@ func TestReplace(t *testing.T) {
 		capitals, capitalPatch := l.get(t, "boot-id-capitals")
 		upper := l.example(t, seconds)
 		lower := "/share/" + words.Name + ".ksplice"
-		third := l.create(t, "third", bytes.Join([][]byte{dropPatch, capitalPatch}, nil))
+		third := l.create(t, "third", bytes.Join([][]byte{dropPatch, capitalPatch}, nil), "--effective", effective)
 		all := l.create(t, "all", bytes.Join([][]byte{dropPatch, processPatch, capitalPatch}, nil), "--unit", processes.Units[0])
 		l.boot(t, vmtest.Options{})
 		ids := []string{l.id(t, lower), l.id(t, upper), l.id(t, third)}
 		same := l.saveText(t)
+		l.keepJournal(t)
 		for _, f := range []string{lower, upper, third} {
 			l.apply(t, f)
 		}
+		l.logged(t, "update "+ids[0]+` applied: 1 function\(s\), 0 field\(s\), the machine stood for \d+ us`)
+		l.told(t, "KSPLICE_EVENT=applied", "KSPLICE_ID="+ids[0], "KSPLICE_FUNCTIONS=uptime_proc_show")
+		l.watched(t, ids[0], "uptime_proc_show", ids, effective)
 		l.sees(t, &capitals.Show[0], "new") // it counts, and says so once
 		l.must(t, exitRefused, "apply it in its place (--replace)", "apply", all)
+		l.told(t, "KSPLICE_EVENT=failed", "KSPLICE_OPERATION=apply", "KSPLICE_ID="+l.id(t, all), "KSPLICE_EXIT_CODE=3")
 		l.must(t, exitRefused, "apply it in its place (--replace)", "apply", "--replace", ids[0], "--replace", ids[2], all)
 		l.sees(t, &seconds.Show[0], "new")
 		l.must(t, exitRefused, "not applied", "apply", "--replace", "ffffffff", all)
@@ -87,7 +95,10 @@ func TestReplace(t *testing.T) {
 				t.Errorf("the part %s is left", m)
 			}
 		}
+		l.told(t, "KSPLICE_EVENT=applied", "KSPLICE_REPLACED="+strings.Join(ids, " "))
 		l.undo(t, l.id(t, all))
+		l.told(t, "KSPLICE_EVENT=undone", "KSPLICE_ID="+l.id(t, all))
+		l.logged(t, "update "+ids[0]+" undone: .*", "update "+l.id(t, all)+` undone: \d function\(s\), 0 field\(s\), the machine stood for \d+ us`)
 		l.sees(t, &words.Show[0], "old")
 		l.sees(t, &drop.Show[0], "old")
 		l.sees(t, &capitals.Show[0], "old")

@@ -5,6 +5,7 @@
 //	labtool peek SYMBOL [MODULE]            print a function's run address and its bytes
 //	labtool mutate FILE                     take an update to the kernel module with one thing changed at a time
 //	labtool transfer                        give the kernel module bad state transfers; ends with the kernel locked down
+//	labtool journal FILE                    be the machine's journal, and keep its entries
 //	labtool killat WORDS COMMAND [ARG...]   run a command, kill it with SIGKILL when it prints the words
 package main
 
@@ -32,6 +33,8 @@ func run(args []string) error {
 		return mutate(args[1])
 	case len(args) == 1 && args[0] == "transfer":
 		return transfer()
+	case len(args) == 2 && args[0] == "journal":
+		return keepJournal(args[1])
 	case len(args) >= 3 && args[0] == "killat":
 		return killAt(args[1], args[2:])
 	}
