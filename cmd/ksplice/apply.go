@@ -408,7 +408,7 @@ a row of its own, ID:MODULE, with what it waits for or how long the module had b
 For monitoring, --check says what is not as it should be, a line each, with exit code 3, or nothing but "good": a transaction that was left half-way, a
 part that was left behind, a module that runs without its part. While another ksplice is at work it complains of nothing. --prometheus prints metrics as node_exporter's
 textfile collector takes them; write them beside the file and move them there, so that it never reads half of one.`,
-		example: "ksplice status --json\nksplice status --check\nksplice status --prometheus > ksplice.new && mv ksplice.new /var/lib/prometheus/node-exporter/ksplice.prom",
+		example: "ksplice status --json\nksplice status --check\ncd /var/lib/prometheus/node-exporter && ksplice status --prometheus > ksplice.new && mv ksplice.new ksplice.prom",
 		flags:   m.flags,
 		run: func(_ context.Context, e *env, args []string) error {
 			if len(args) > 0 {

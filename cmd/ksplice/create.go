@@ -137,7 +137,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 			f.version = unix.ByteSliceToString(u.Version[:])
 		}
 	}
-	if strings.ContainsFunc(f.effective, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+	if !update.ValidVersion(f.effective) {
 		return usagef("--effective %q is no version: give one word of printable ASCII", f.effective)
 	}
 	accept, err := f.accepted()

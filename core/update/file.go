@@ -245,6 +245,9 @@ func (u *Update) check() error {
 	if !idPattern.MatchString(m.ID) {
 		return fmt.Errorf("id %q is not eight hex digits", m.ID)
 	}
+	if !ValidVersion(m.Effective) {
+		return fmt.Errorf("effective version %q is not one word of printable ASCII", m.Effective)
+	}
 	named := map[string]bool{}
 	member := func(what, name, digest string) error {
 		b, ok := u.Files[name]

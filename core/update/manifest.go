@@ -2,7 +2,11 @@
 // pre objects that run-pre matching needs, and the patch. Create writes it, check, apply and inspect read it.
 package update
 
-import "github.com/ksplice/ksplice/sdk/arch"
+import (
+	"strings"
+
+	"github.com/ksplice/ksplice/sdk/arch"
+)
 
 // FormatVersion is the version of the file format that this package writes; it reads what has been written since oldestVersion. Version 4 has
 // Manifest.Transfers, which a ksplice that does not know them must not pass over. Since version 5 signatures may follow the payload.
@@ -38,6 +42,11 @@ type Manifest struct {
 	Claims []Claim `json:"claims,omitempty"`
 	// Transfers are what transform plugins do with the running kernel's data at apply, and take back at undo.
 	Transfers []Transfer `json:"transfers,omitempty"`
+}
+
+// ValidVersion says whether a text may be Manifest.Effective: one word of printable ASCII, or empty. It is shown within a line.
+func ValidVersion(v string) bool {
+	return !strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 }
 
 // Transfer is one item that a transform plugin carries when the update is applied.

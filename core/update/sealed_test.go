@@ -109,6 +109,7 @@ func TestSealed(t *testing.T) {
 				"redirect": map[string]any{"Kind": "jump", "Window": map[string]any{"Offset": 5, "Length": 5}, "Template": "6QAAAAA=", "Field": 4, "Type": 4, "Addend": -4}}}
 		}), part, patch, pre}, ErrAltered, "field at 4 lies outside"},
 		{"an id for a path", []member{manifest(func(m map[string]any) { m["id"] = "../../ab" }), part, patch, pre}, ErrAltered, "eight hex digits"},
+		{"a version with more lines", []member{manifest(func(m map[string]any) { m["effective"] = "6.1\n6.2" }), part, patch, pre}, ErrAltered, "effective version"},
 		{"a base that is none", []member{manifest(func(m map[string]any) { m["base"] = []string{"x"} }), part, patch, pre}, ErrAltered, "base"},
 	} {
 		_, err := Read(bytes.NewReader(seal(t, c.members...)))
