@@ -41,7 +41,7 @@ eval: setup build ## every patch of CORPUS=DIR down the whole road: a verdict fo
 
 road: setup build ## every example on every kernel (make test takes five), every form of the kernel, 400 units matched, all mutations, real semantic fixes on older kernels
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 KSPLICE_TEST_SERIES="$(SERIES)" \
-		$(GO) test -count=1 -run "TestRoad|TestForms|TestCreate|TestFreeze|TestScale|TestMutate|TestConstructs|TestFixes|TestCorpus" -v -timeout 180m ./cmd/ksplice/kerneltest
+		$(GO) test -count=1 -run "TestRoad|TestForms|TestCreate|TestFreeze|TestScale|TestMutate|TestConstructs|TestFixes|TestCorpus|TestSecureBoot" -v -timeout 180m ./cmd/ksplice/kerneltest
 	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 $(GO) test -count=1 -run TestProjects -v -timeout 60m ./examples
 
 ROUNDS ?= 200

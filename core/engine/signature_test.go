@@ -1,14 +1,22 @@
 package engine
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/ksplice/ksplice/core/modsign"
 )
 
 // TestReadDemand reads what a kernel under Secure Boot shows, one that enforces signatures by itself, and one that says nothing.
@@ -43,9 +51,35 @@ func TestReadDemand(t *testing.T) {
 	}
 }
 
-// TestRefused says why the loader refused unsigned modules and such whose signature nobody can read; those that are signed are a booted
-// kernel's to refuse.
+// signed is a module with a signature.
+func signed(t *testing.T) []byte {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	c := &x509.Certificate{SerialNumber: big.NewInt(0x2a), Subject: pkix.Name{CommonName: "Vendor"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err = modsign.ParseCertificate(der, now); err != nil {
+		t.Fatal(err)
+	}
+	k, err := modsign.LoadKey(x509.MarshalPKCS1PrivateKey(key), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := k.Sign(t.Context(), []byte("a module"), "sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return module
+}
+
+// TestRefused says why the loader refused modules.
 func TestRefused(t *testing.T) {
+	good := signed(t)
 	locked, enforced, plain := Demand{Lockdown: "integrity", Keys: []string{"Acme"}}, Demand{Enforced: true}, Demand{}
 	unsigned, garbled := []byte("a module"), []byte("a module~Module signature appended~\n")
 	for _, c := range []struct {
@@ -57,6 +91,12 @@ func TestRefused(t *testing.T) {
 		{locked, unsigned, unix.EPERM, "it is not signed, and this kernel loads signed modules only (its lockdown, which Secure Boot begins, is integrity)"},
 		{enforced, unsigned, unix.EKEYREJECTED, "(module.sig_enforce is set): have the vendor"},
 		{locked, garbled, unix.EBADMSG, "cannot verify its signature"},
+		{locked, good, unix.EPERM, "it is signed by CN=Vendor, serial 2a, whose certificate is not among those that this kernel verifies modules with (its lockdown, which " +
+			"Secure Boot begins, is integrity; it has Acme): get that certificate from the vendor and enrol it"},
+		{enforced, good, unix.EKEYREJECTED, "(module.sig_enforce is set; it has none that it names)"},
+		{locked, good, unix.EKEYREJECTED, "its signature by CN=Vendor, serial 2a is refused: the module was altered"},
+		{plain, good, unix.EBADMSG, "its signature by CN=Vendor, serial 2a is refused: the module was altered"},
+		{locked, good, unix.ENOPKG, "cannot verify its signature: it has no sha256 with rsa"},
 		{plain, unsigned, unix.EPERM, ""},
 		{Demand{Lockdown: "integrity", Disabled: true}, unsigned, unix.EPERM, ""},
 		{locked, unsigned, unix.ENOEXEC, ""},

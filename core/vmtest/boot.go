@@ -40,6 +40,9 @@ type Options struct {
 	Files map[string]string
 	// Share is a directory of the host that the guest sees as /share and may write to.
 	Share string
+	// SecureBoot boots through firmware that has Secure Boot on and trusts, besides who signed the kernel, these certificates (DER). It is nil
+	// where no firmware is wanted.
+	SecureBoot [][]byte
 	// Debug allows WriteMemory, DumpMemory and Divert.
 	Debug bool
 }
@@ -82,7 +85,13 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 			os.RemoveAll(dir)
 		}
 	}()
-	argv := machine(o.CPU, o.CPUs, o.MemoryMiB)
+	board := []string{"-machine", "q35"}
+	if o.SecureBoot != nil {
+		if board, err = firmware(filepath.Join(dir, "vars"), o.Kernel, o.SecureBoot); err != nil {
+			return nil, err
+		}
+	}
+	argv := append(machine(o.CPU, o.CPUs, o.MemoryMiB), board...)
 	var mounts []wire.Mount
 	serve := func(tag, host, guest string, readOnly bool) error {
 		more, err := share(tag, host, readOnly)
@@ -121,12 +130,12 @@ func boot(ctx context.Context, o Options) (*Guest, error) {
 	return g, nil
 }
 
-// machine returns QEMU's arguments for a machine without disks, with a console and the agent's port.
+// machine returns QEMU's arguments for a machine without disks, with a console and the agent's port; which board it has the caller adds.
 func machine(cpu string, cpus, memoryMiB int) []string {
 	// One thread for all processors: with several, QEMU now and then runs an int3 that the kernel has replaced by then, and a
 	// stock kernel oopses or hangs while it switches tracers or static keys.
 	argv := []string{"-no-user-config", "-nodefaults", "-no-reboot", "-display", "none", "-accel", "tcg,thread=single",
-		"-machine", "q35", "-smp", strconv.Itoa(orDefault(cpus, 2)), "-m", strconv.Itoa(orDefault(memoryMiB, 1024)),
+		"-smp", strconv.Itoa(orDefault(cpus, 2)), "-m", strconv.Itoa(orDefault(memoryMiB, 1024)),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,fd=3",
 		"-device", "virtserialport,chardev=agent,name=" + wire.Port}

@@ -219,7 +219,7 @@ func bootImage(ctx context.Context, o ImageOptions) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	argv := machine(o.CPU, o.CPUs, o.MemoryMiB)
+	argv := append(machine(o.CPU, o.CPUs, o.MemoryMiB), "-machine", "q35")
 	served := map[string]string{"agent": filepath.Dir(agent)}
 	if o.Share != "" {
 		served["share"] = o.Share

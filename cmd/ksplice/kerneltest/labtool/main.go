@@ -32,7 +32,9 @@ func run(args []string) error {
 	case len(args) == 2 && args[0] == "mutate":
 		return mutate(args[1])
 	case len(args) == 1 && args[0] == "transfer":
-		return transfer()
+		return transfer(false)
+	case len(args) == 2 && args[0] == "transfer" && args[1] == "locked":
+		return transfer(true)
 	case len(args) == 2 && args[0] == "journal":
 		return keepJournal(args[1])
 	case len(args) >= 3 && args[0] == "killat":

@@ -15,8 +15,9 @@ import (
 // lockdownPath is where the kernel's lockdown is raised, and never lowered (security/lockdown/lockdown.c).
 const lockdownPath = "/sys/kernel/security/lockdown"
 
-// transfer gives the kernel module transfers that contradict themselves, and one that a lockdown forbids: it refuses each.
-func transfer() error {
+// transfer gives the kernel module transfers that contradict themselves, and one that a lockdown forbids: it refuses each. In a kernel that is
+// locked down already there is that one only.
+func transfer(locked bool) error {
 	symbols, err := kernel.Live(kernel.LiveOptions{})
 	if err != nil {
 		return err
@@ -33,6 +34,9 @@ func transfer() error {
 	defer d.Close()
 	if err := d.Begin("0123456789abcdef", engine.OpApply, 1); err != nil {
 		return err
+	}
+	if locked {
+		return lockedTransfer(d)
 	}
 	a := at[0].Address
 	piece := func(offset, n uint64) engine.Piece { return engine.Piece{Address: a + offset, Bytes: make([]byte, n)} }
@@ -65,6 +69,10 @@ func transfer() error {
 	if err := os.WriteFile(lockdownPath, []byte("integrity"), 0); err != nil {
 		return fmt.Errorf("raise the lockdown: %w", err)
 	}
+	return lockedTransfer(d)
+}
+
+func lockedTransfer(d *engine.Device) error {
 	if err := d.Transfer(&engine.Transfer{}); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "lockdown") {
 		return fmt.Errorf("with lockdown: %v, want %v", err, unix.EPERM)
 	}
