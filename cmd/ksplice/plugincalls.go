@@ -121,7 +121,7 @@ func listCalls(ctx context.Context, e *env, host *pluginhost.Host, kind plugin.K
 	out := callList{Info: info}
 	for _, c := range callsOf(kind) {
 		request := c.request()
-		fill(reflect.ValueOf(request).Elem())
+		sample(reflect.ValueOf(request).Elem())
 		out.Calls = append(out.Calls, callLine{c.name, c.what, request})
 	}
 	return e.result(out, func(w io.Writer) {
@@ -151,15 +151,15 @@ func needed(k plugin.ConfigKey) string {
 	return ""
 }
 
-// fill puts one element into every list, map and pointer of v.
-func fill(v reflect.Value) {
+// sample puts one element into every list, map and pointer of v.
+func sample(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
-		fill(v.Elem())
+		sample(v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
-			fill(v.Field(i))
+			sample(v.Field(i))
 		}
 	case reflect.Slice:
 		if v.Type().Elem().Kind() == reflect.Uint8 { // bytes: a string in base64
@@ -167,10 +167,10 @@ func fill(v reflect.Value) {
 			return
 		}
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
-		fill(v.Index(0))
+		sample(v.Index(0))
 	case reflect.Map:
 		of := reflect.New(v.Type().Elem()).Elem()
-		fill(of)
+		sample(of)
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(reflect.ValueOf("NAME"), of)
 	}
