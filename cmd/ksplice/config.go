@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/rootonly"
 	"github.com/ksplice/ksplice/core/trust"
 )
 
@@ -118,7 +119,27 @@ func readConfig(path string) (*config, error) {
 			return nil, usagef("configuration %s: plugins.dirs: %q is no absolute path", path, d)
 		}
 	}
+	if os.Geteuid() == 0 {
+		if err := rootsOwn(path); err != nil {
+			return nil, usagef("configuration %s: it says what root runs and whom root trusts, but somebody else could change it: %v (chown root, chmod go-w)", path, err)
+		}
+	}
 	return c, nil
+}
+
+// rootsOwn returns an error that says who else could change the file. What is no file at all, as /dev/null, nobody can.
+func rootsOwn(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return err
+	}
+	if info, err := os.Stat(real); err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return rootonly.File(real)
 }
 
 // dirs are those that plugins are looked for in, in order.

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,5 +44,32 @@ func TestSettings(t *testing.T) {
 	slices.Sort(want)
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("settings that the table lists (-want +got):\n%s", d)
+	}
+}
+
+// TestConfigOwn: root believes no configuration that somebody else could change.
+func TestConfigOwn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(file, []byte("[trust]\nallow_unsigned = true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, os.DevNull} {
+		if c, err := readConfig(path); err != nil || c.Trust.AllowUnsigned != (path == file) {
+			t.Errorf("%s: %+v, %v", path, c, err)
+		}
+	}
+	if err := os.Chmod(file, 0o646); err != nil {
+		t.Fatal(err)
+	}
+	_, err := readConfig(file)
+	if os.Geteuid() != 0 {
+		if err != nil {
+			t.Errorf("for somebody who is not root: %v", err)
+		}
+		return
+	}
+	var usage *usageError
+	if !errors.As(err, &usage) || !strings.Contains(err.Error(), file+" is writable by everybody") {
+		t.Errorf("what everybody can write: %v", err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/ksplice/ksplice/core/update"
 )
 
-// Root is where it is kept on a machine.
+// Root is where it is kept on a machine. Only root can write to it, so that whose an update is, which was asked when it was armed, is not asked again.
 const Root = "/run/ksplice"
 
 // Settings are what an armed update is applied with.
