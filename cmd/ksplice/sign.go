@@ -220,7 +220,7 @@ func (p *password) ask(ctx context.Context, prompt string) (string, error) {
 		return string(a.said), nil
 	case <-ctx.Done(): // nobody answers: the terminal gets its echo back, and the file stays open for who reads from it
 		fmt.Fprintln(tty)
-		return "", errors.Join(context.Cause(ctx), term.Restore(fd, before))
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -74,7 +75,7 @@ func printSignatures(w io.Writer, verdicts []trust.Verdict) {
 		}
 		what := string(v.Status)
 		if v.Comment != "" {
-			what += ": " + v.Comment
+			what += ": " + strings.ReplaceAll(v.Comment, "\t", " ") // minisign separates with tabs, and so do we columns
 		}
 		fmt.Fprintf(w, "signed\t%s\t%s\n", by, what)
 	}
