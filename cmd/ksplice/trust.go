@@ -137,8 +137,9 @@ and ksplice keygen write it, and root's own. Lines may be added below it, which 
     valid-from: 2026-01-01
     valid-until: 2027-12-31
 
-The last day is included; days are UTC's. An expired key's signatures count no more, whenever they were made. NAME.revoked is a key that must not be trusted any more,
-whatever NAME.pub says: mv acme.pub acme.revoked, or put it there before anybody puts acme.pub back.
+The last day is included; days are UTC's. An expired key's signatures count no more, whenever they were made. NAME.revoked is
+a key that must not be trusted any more, whatever NAME.pub says: mv acme.pub acme.revoked, and it is so for good, whoever puts
+acme.pub back. Its signatures count for nothing; those that others have made of the same update do.
 
 Updates are what the kernel is going to run: compare a key with what its owner publishes before you put it there.`,
 		example: "ksplice verify fix.ksplice\ncp acme.pub " + trust.DefaultDir + "/ && ksplice verify fix.ksplice",
