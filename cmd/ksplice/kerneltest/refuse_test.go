@@ -25,7 +25,7 @@ func (l *lab) refusals(t *testing.T, files map[string]string) {
 	same := l.saveText(t)
 	l.badPatches(t)
 	l.badFiles(t, files)
-	l.signers(t, files["uptime-words"])
+	t.Run("signers", func(t *testing.T) { l.signers(t, files["uptime-words"]) })
 	l.changedByte(t, files["uptime-words"])
 	l.sleepingProbe(t, files["uptime-words"])
 	l.livepatched(t, files["getppid-init"])
