@@ -37,23 +37,6 @@ type config struct {
 	path string // of the file
 }
 
-// setting is a key of the configuration file, as `ksplice config` shows it and the manual.
-type setting struct {
-	Key     string `json:"key"` // FILE and KEY stand for what one likes
-	Type    string `json:"type"`
-	Default string `json:"default"`
-	Meaning string `json:"meaning"`
-}
-
-// settings are all keys of config.
-var settings = []setting{
-	{"plugins.dirs", "list of directories", "[]", "where plugins are looked for before the installation's own directory"},
-	{"plugins.pins.FILE", "text", "", "the SHA-256, in hex, that the plugin of that file name must have; ksplice plugin list -v shows it"},
-	{"plugin.FILE.KEY", "text", "", "what the plugin of that file name is given; its author says what there is"},
-	{"trust.keys", "list of directories", `["` + trust.DefaultDir + `"]`, "where the keys lie of those whose updates this machine takes (ksplice verify --help)"},
-	{"trust.allow_unsigned", "true or false", "false", "take updates that nobody of those has signed, as with --allow-unsigned: for machines on which updates are tried"},
-}
-
 func configCommand() *command {
 	return &command{
 		name: "config", summary: "list what the configuration file can set",
@@ -64,29 +47,44 @@ in the table [a]. A file with any other key is refused, by every command.`,
 			if len(args) > 0 {
 				return usagef("config takes no arguments")
 			}
-			return e.result(settings, func(w io.Writer) {
+			rows := make([]configRow, len(configKeys))
+			for i, k := range configKeys {
+				rows[i] = configRow{k.table + "." + k.key, k.kind, k.standard, k.text}
+			}
+			return e.result(rows, func(w io.Writer) {
 				fmt.Fprintln(w, "KEY\tTYPE\tDEFAULT\tMEANING")
-				for _, s := range settings {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Key, s.Type, s.Default, s.Meaning)
+				for _, r := range rows {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Key, r.Type, r.Default, r.Meaning)
 				}
 			})
 		},
 	}
 }
 
-// configKey is what the manual says of one key of the configuration.
+// configRow is a row of `ksplice config`.
+type configRow struct {
+	Key     string `json:"key"`
+	Type    string `json:"type"`
+	Default string `json:"default"`
+	Meaning string `json:"meaning"`
+}
+
+// configKey is what the manual and `ksplice config` say of one key of the configuration.
 type configKey struct {
 	// table and key are as they stand in the file; capital letters stand for a name.
 	table, key string
 	kind       string // "string", "array of strings"
+	standard   string // what holds where it is not there, as it would be written
 	text       string
 }
 
 // configKeys lists all keys of config.
 var configKeys = []configKey{
-	{"plugins", "dirs", "array of strings", "Directories in which plugins are looked for, before those of $KSPLICE_PLUGIN_PATH and of the installation."},
-	{"plugins.pins", "FILE", "string", "The SHA-256, in hexadecimal, that the plugin with this file name must have, for example backend-acme; `ksplice plugin list -v` shows digests. A plugin that has another is not run."},
-	{"plugin.FILE", "KEY", "string", "What the plugin with this file name is always given, as --backend-option gives it once. Which keys there are, the plugin says."},
+	{"plugins", "dirs", "array of strings", "[]", "Directories in which plugins are looked for, before those of $KSPLICE_PLUGIN_PATH and of the installation."},
+	{"plugins.pins", "FILE", "string", "", "The SHA-256, in hexadecimal, that the plugin with this file name must have, for example backend-acme; `ksplice plugin list -v` shows digests. A plugin that has another is not run."},
+	{"plugin.FILE", "KEY", "string", "", "What the plugin with this file name is always given, as --backend-option gives it once. Which keys there are, the plugin says."},
+	{"trust", "keys", "array of strings", `["` + trust.DefaultDir + `"]`, "Directories in which the public keys lie of those whose updates this machine takes; `ksplice verify --help` says how."},
+	{"trust", "allow_unsigned", "boolean", "false", "Take updates that nobody of those has signed, as with --allow-unsigned: for machines on which updates are tried."},
 }
 
 // configExample is a whole file.
@@ -95,7 +93,9 @@ dirs = ["/opt/acme/ksplice/plugins"]
 [plugins.pins]
 backend-acme = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 [plugin.backend-kbuild]
-source = "/usr/src/linux-6.1.130"`
+source = "/usr/src/linux-6.1.130"
+[trust]
+keys = ["/etc/ksplice/keys.d", "/usr/share/acme/ksplice-keys"]`
 
 // readConfig reads the file at path; an empty path means the default one, which need not exist.
 func readConfig(path string) (*config, error) {

@@ -69,7 +69,7 @@ func manual(version, date string) []page {
 		pages = append(pages, c.page(version, date))
 	}
 	pages = append(pages, configPage(version, date))
-	pages[0].text += see(append(others, "ksplice-config")...)
+	pages[0].text += see(append(others, configManual)...)
 	return pages
 }
 
@@ -198,19 +198,23 @@ func bold(s string) string { return `\fB` + escapes.Replace(s) + `\fR` }
 
 func italic(s string) string { return `\fI` + escapes.Replace(s) + `\fR` }
 
-// see writes which pages say more.
+// configManual is the page of the configuration file, beside that of the command ksplice config.
+const configManual = "ksplice-config(5)"
+
+// see writes which pages say more: commands', and such as name their section.
 func see(pages ...string) string {
 	r := &roff{}
 	r.section("SEE ALSO")
 	for i, p := range pages {
 		section, comma := 1, ","
-		if p == "ksplice-config" {
+		name, file := strings.CutSuffix(p, "(5)")
+		if file {
 			section = 5
 		}
 		if i == len(pages)-1 {
 			comma = ""
 		}
-		fmt.Fprintf(r, ".BR %s (%d)%s\n", escapes.Replace(p), section, comma)
+		fmt.Fprintf(r, ".BR %s (%d)%s\n", escapes.Replace(name), section, comma)
 	}
 	return r.String()
 }
@@ -284,7 +288,7 @@ func (c *command) page(version, date string) page {
 		r.literal(c.example)
 	}
 	r.exits()
-	r.WriteString(see("ksplice", "ksplice-config"))
+	r.WriteString(see("ksplice", configManual))
 	return page{name, 1, r.String()}
 }
 
@@ -329,7 +333,11 @@ func configPage(version, date string) page {
 			table = k.table
 			fmt.Fprintf(r, ".SS %s\n", argument("["+table+"]"))
 		}
-		r.item(bold(k.key)+" ("+escapes.Replace(k.kind)+")", k.text)
+		kind := k.kind
+		if k.standard != "" {
+			kind += ", default " + k.standard
+		}
+		r.item(bold(k.key)+" ("+escapes.Replace(kind)+")", k.text)
 	}
 	r.section("EXAMPLES")
 	r.literal(configExample)

@@ -79,6 +79,9 @@ func TestConfigKeys(t *testing.T) {
 		switch v.Kind() {
 		case reflect.Struct:
 			for f := range v.Fields() {
+				if !f.IsExported() {
+					continue
+				}
 				walk(strings.TrimPrefix(prefix+"."+f.Tag.Get("toml"), "."), f.Type)
 			}
 		case reflect.Map:
