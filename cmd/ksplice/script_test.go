@@ -147,7 +147,7 @@ func detach(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	s, err := secret.Sign(b, "in a file of its own")
 	ts.Check(err)
-	ts.Check(os.WriteFile(path+detachedSuffix, s.Text(), 0o644))
+	ts.Check(os.WriteFile(path+trust.DetachedSuffix, s.Text(), 0o644))
 }
 
 // makeUpdate writes an update whose part has one replaced function and one hook. Its code is never run.

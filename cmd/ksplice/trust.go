@@ -16,9 +16,6 @@ import (
 	"github.com/ksplice/ksplice/core/update"
 )
 
-// detachedSuffix is that of a file of signatures beside an update, as `minisign -Sm FILE` writes it.
-const detachedSuffix = ".minisig"
-
 // keys reads whom this machine trusts.
 func (e *env) keys() (*trust.Keys, error) {
 	dirs := e.config.Trust.Keys
@@ -31,7 +28,7 @@ func (e *env) keys() (*trust.Keys, error) {
 // signatures returns those that an update has: its own, and those in a file beside it, which may be over the whole file as well.
 func signatures(path string, s *update.Sealed) ([]trust.Signed, error) {
 	out := []trust.Signed{{Signatures: s.Signatures, Contents: [][]byte{s.Content}}}
-	f, err := os.Open(path + detachedSuffix)
+	f, err := os.Open(path + trust.DetachedSuffix)
 	if errors.Is(err, os.ErrNotExist) {
 		return out, nil
 	}

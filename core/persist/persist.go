@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -72,7 +73,8 @@ func (s Store) List() ([]Entry, error) {
 	return list, nil
 }
 
-// Add makes an update persistent, behind all others: file is copied, byte for byte. An entry of the same ID is replaced; those of the IDs in
+// Add makes an update persistent, behind all others: file is copied, byte for byte, and the signatures that lie beside it, since whose it is
+// is asked again at boot. An entry of the same ID is replaced; those of the IDs in
 // instead go in the same step. A crash leaves the old list or the new one.
 func (s Store) Add(e Entry, file string, instead []string) error {
 	if err := valid(e.ID); err != nil {
@@ -87,7 +89,7 @@ func (s Store) Add(e Entry, file string, instead []string) error {
 	if err != nil {
 		return fmt.Errorf("make update %s persistent: %w", e.ID, err)
 	}
-	if err := s.save(s.File(e.ID), b); err != nil {
+	if err := errors.Join(s.save(s.File(e.ID), b), s.signatures(e.ID, file)); err != nil {
 		return err
 	}
 	// The file may have been exchanged since the update was applied.
@@ -138,8 +140,27 @@ func (s Store) Remove(id string) (bool, error) {
 }
 
 func (s Store) drop(id string) error {
-	if err := os.Remove(s.File(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove persistent update %s: %w", id, err)
+	for _, file := range []string{s.File(id), s.File(id) + trust.DetachedSuffix} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove persistent update %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// signatures copies those that lie beside an update's file, or sees to it that none do.
+func (s Store) signatures(id, file string) error {
+	kept := s.File(id) + trust.DetachedSuffix
+	b, err := os.ReadFile(file + trust.DetachedSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.Remove(kept); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	} else if err == nil {
+		return s.save(kept, b)
+	}
+	if err != nil {
+		return fmt.Errorf("make update %s persistent: its signatures: %w", id, err)
 	}
 	return nil
 }

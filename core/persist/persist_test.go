@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -201,4 +202,42 @@ func TestDisabled(t *testing.T) {
 	if Disabled("", none) == "" {
 		t.Error("the file does not count")
 	}
+}
+
+// TestSignatures: signatures beside an update's file go with it, and away with it.
+func TestSignatures(t *testing.T) {
+	const id = "00000001"
+	s := At(t.TempDir())
+	path := file(t, id)
+	kept := s.File(id) + trust.DetachedSuffix
+	signed := func(want string) {
+		t.Helper()
+		b, err := os.ReadFile(kept)
+		if string(b) != want || (err != nil) != (want == "") {
+			t.Errorf("signatures kept: %q, %v, want %q", b, err, want)
+		}
+	}
+	sign := func() {
+		t.Helper()
+		if err := os.WriteFile(path+trust.DetachedSuffix, []byte("signed"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Add(entry(id), path, nil); err != nil {
+			t.Fatal(err)
+		}
+		signed("signed")
+	}
+	sign()
+	if err := os.Remove(path + trust.DetachedSuffix); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(entry(id), path, nil); err != nil {
+		t.Fatal(err)
+	}
+	signed("")
+	sign()
+	if there, err := s.Remove(id); err != nil || !there {
+		t.Fatalf("Remove = %v, %v", there, err)
+	}
+	signed("")
 }

@@ -17,6 +17,9 @@ const (
 	maxCount      = 16
 	// signatureLines are the lines of one signature: a comment, the signature, the trusted comment, the signature over both.
 	signatureLines = 4
+
+	// DetachedSuffix is that of a file of signatures beside an update, as `minisign -Sm FILE` writes it.
+	DetachedSuffix = ".minisig"
 )
 
 // ErrSignature says that something is no signature. It is wrapped in errors that say more.
