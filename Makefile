@@ -12,7 +12,7 @@ GO := .ci/env go
 PLUGINS = $(shell $(GO) list -f '{{if eq .Name "main"}}{{.ImportPath}}{{end}}' ./plugins/... | grep -v /internal/)
 BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w"
 
-.PHONY: build test demo bench eval road soak ubuntu lint kmod generate install clean setup help
+.PHONY: build test demo bench eval road soak ubuntu image-test lint kmod generate install packages clean setup help
 .DEFAULT_GOAL := build
 
 build: ## the ksplice command and the stock plugins, in bin/ (the default)
@@ -71,6 +71,7 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, manual, complet
 	install -m 644 $(filter-out %.mod.c,$(wildcard kmod/*.c)) $(wildcard kmod/*.h kmod/Kbuild kmod/Makefile kmod/dkms.conf) \
 		$(DESTDIR)/usr/src/ksplice-$(VERSION)/
 	install -d $(DESTDIR)/usr/src/ksplice-$(VERSION)/include $(DESTDIR)$(PREFIX)/lib/systemd/system
+	cd $(DESTDIR)/usr/src/ksplice-$(VERSION) && sed -i 's/^\(PACKAGE_VERSION=\|MODULE_VERSION(\)"[^"]*"/\1"$(VERSION)"/' dkms.conf main.c
 	install -m 644 kmod/include/*.h $(DESTDIR)/usr/src/ksplice-$(VERSION)/include/
 	sed 's|@bindir@|$(PREFIX)/bin|' cmd/ksplice/package/ksplice.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ksplice.service
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 man/man5 bash-completion/completions zsh/$(ZSH) fish/vendor_completions.d)
@@ -81,6 +82,12 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, manual, complet
 	bin/ksplice completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/$(ZSH)/_ksplice
 	bin/ksplice completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ksplice.fish
 
+image-test: setup ## systems that boot from a disk, with the packages installed, upgraded and purged in one
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 $(GO) test -count=1 -run 'TestImage|TestPackages' -v -timeout 90m ./core/vmtest ./cmd/ksplice/kerneltest
+
+packages: ## ksplice, ksplice-plugins and ksplice-dkms as .deb and .rpm, in out/packages
+	@.ci/env cmd/ksplice/package/build "$(VERSION)" out
+
 clean: ## what the targets above made in this directory; caches stay in ~/.cache/ksplice
 	rm -rf bin out
 	$(MAKE) -C kmod clean
@@ -89,4 +96,4 @@ setup: ## what test and demo need: Debian packages, Go
 	@.ci/setup
 
 help: ## this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
