@@ -23,7 +23,8 @@ const (
 	commandLimit  = 10 * time.Minute
 	answerLimit   = time.Minute // for what the agent does at once
 	poweroffLimit = 20 * time.Second
-	servicesLimit = 3 * time.Minute // until a system with services has powered off
+	systemLimit   = 12 * time.Minute // until a system with services has booted
+	servicesLimit = 3 * time.Minute  // until it has powered off
 )
 
 // Options says what to boot. Only Kernel has to be set.

@@ -209,7 +209,7 @@ func BootImage(ctx context.Context, o ImageOptions) (*Guest, error) {
 }
 
 func bootImage(ctx context.Context, o ImageOptions) (*Guest, error) {
-	ctx, cancel := context.WithTimeout(ctx, bootLimit)
+	ctx, cancel := context.WithTimeout(ctx, systemLimit)
 	defer cancel()
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
