@@ -1,6 +1,21 @@
-// Package arch is what the author of an architecture plugin imports: the interface to fill, the types that
-// cross it and Serve. An architecture plugin is the only part of Ksplice that knows an instruction set; the
-// host asks it four pure questions in batches and it never calls back.
+// Package arch is what the author of an architecture plugin imports: the interface to fill ([Arch]), the types that
+// cross it and [Serve]. An architecture plugin is the only part of Ksplice that knows an instruction set; the
+// host asks it four pure questions in batches and it never calls back. Package plugin says how a plugin lives, and what the words mean.
+//
+// # When it is asked
+//
+// When an update is made, Describe says what is in the objects before and after the patch: the host compares them function by function, and finds what
+// changed and what that needs. Fixup then says what must change in code of the kernel proper that moves into a module, and Redirect how the functions
+// that are replaced can be led to their replacements. When an update is applied, Match compares the objects from before the patch with the memory of the running
+// kernel: the equations of the functions that match give the addresses of symbols.
+//
+// # What to get right
+//
+// A function that Match accepts is replaced in a running kernel, so whatever is not understood is a mismatch. The kernel rewrites itself, however: each place
+// where it may is a [Site], accepted in the forms that some kernel can give it, and no equation comes from inside of one. What bytes alone cannot
+// tell, an [Obligation] has the host look up.
+//
+// The optional interfaces [FactSource] and [ConfigSource] say what a plugin wants to know of a kernel.
 package arch
 
 import (
@@ -9,11 +24,11 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// Arch is one instruction set.
+// Arch is one instruction set. Calls may run at once, and each answers for its request alone.
 type Arch interface {
 	plugin.Base
 
-	// Describe tells what is in relocatable objects: functions, references, sites, whose table entry is whose.
+	// Describe tells what is in relocatable objects: functions, references, sites, which table entry belongs to what.
 	Describe(ctx context.Context, req *DescribeRequest) (*DescribeResponse, error)
 	// Match compares functions of one pre object with candidate bytes of a running kernel.
 	Match(ctx context.Context, req *MatchRequest) (*MatchResponse, error)
@@ -105,7 +120,7 @@ const (
 // Ref is one relocation, normalised: where Ref says Symbol+Offset the instruction or datum really means that
 // place, with the bias of pc-relative fields (distance from the field to the end of the instruction) taken out.
 type Ref struct {
-	// Section and Offset are the place of the field.
+	// Section and At are the place of the field.
 	Section uint32
 	At      uint64
 	// Size is the field's width in bytes.
@@ -127,6 +142,7 @@ type Ref struct {
 
 // Branch is a branch across functions of one section that the assembler resolved itself.
 type Branch struct {
+	// Section is that of the branch and of its target.
 	Section uint32
 	// At is the offset of the instruction, Length its length, Field and FieldSize where in the section its
 	// displacement is and how wide.
@@ -157,6 +173,7 @@ const (
 
 // Site is a range of bytes in code which the kernel may rewrite.
 type Site struct {
+	// Section, At and Length are the range, Kind what rewrites it.
 	Section uint32
 	At      uint64
 	Length  uint64
@@ -184,12 +201,11 @@ type TableEntry struct {
 	OwnerOffset uint64
 	// OwnerLength is the number of bytes of code that the entry is about, 0 where it says a point.
 	OwnerLength uint64
-	// Ignore lists ranges of the entry which say nothing of what the code does (line numbers): pairs of
-	// offset in the entry and length.
+	// Ignore lists ranges of the entry, by offset in it, which say nothing of what the code does (line numbers).
 	Ignore []Range
 }
 
-// Range is a range of bytes.
+// Range is a range of bytes; who has it says from where Offset counts.
 type Range struct {
 	Offset uint64
 	Length uint64
@@ -252,7 +268,7 @@ type Mismatch struct {
 	Reason string
 }
 
-// Equation says that, if the candidate is right, symbol has the value.
+// Equation says that, if the candidate is the function, Symbol has the value. Two different values of one symbol refute candidates.
 type Equation struct {
 	// Symbol is a symbol index of the object. For section symbols the value is the section's base in run.
 	Symbol uint32
@@ -292,9 +308,11 @@ const (
 
 // Obligation is something the architecture cannot check from the bytes it was given.
 type Obligation struct {
+	// Kind says what must hold, and which of the fields below count.
 	Kind ObligationKind
 	// At is the offset in the function of the place that needs it.
-	At      uint64
+	At uint64
+	// Address is a run address; what must be there Bytes, Names or Forms say.
 	Address uint64
 	Bytes   []byte
 	Names   []string
@@ -315,7 +333,7 @@ type FixupRequest struct {
 // FixupResponse lists the edits.
 type FixupResponse struct {
 	Edits []Edit
-	// Copies are bytes that kmod must copy from run into the part at apply time.
+	// Copies are bytes that the kernel module must copy from run into the part at apply time.
 	Copies []Copy
 	// Refusals name code that cannot live in a module, and why.
 	Refusals []plugin.Diagnostic
@@ -324,6 +342,7 @@ type FixupResponse struct {
 // Edit replaces bytes of a section and, where given, adds a relocation there. Relocations whose field lies in the
 // replaced range are dropped. Edits do not change sizes.
 type Edit struct {
+	// Bytes replace as many at At in Section.
 	Section uint32
 	At      uint64
 	Bytes   []byte
@@ -333,6 +352,7 @@ type Edit struct {
 
 // NewReloc is a relocation to add.
 type NewReloc struct {
+	// At is the offset in the section of its field, which lies in the bytes that are replaced.
 	At uint64
 	// Type is the ELF relocation type.
 	Type uint32
@@ -346,6 +366,7 @@ type NewReloc struct {
 // Copy is a run of bytes in extracted code which must be taken from the running kernel: the kernel wrote them at boot,
 // alike at every site of the same name (runtime_shift_ sites).
 type Copy struct {
+	// Section, At and Length are the range that is filled in.
 	Section uint32
 	At      uint64
 	Length  uint64
@@ -368,7 +389,7 @@ type RedirectKind string
 const (
 	// RedirectJump writes a jump over Window.
 	RedirectJump RedirectKind = "jump"
-	// RedirectFtrace uses the tracer's entry: a live site is in the way of a jump.
+	// RedirectFtrace uses the tracer's entry: a live site is in the way of a jump. Reason says which.
 	RedirectFtrace RedirectKind = "ftrace"
 	// RedirectNone: the function cannot be redirected; Reason says why.
 	RedirectNone RedirectKind = "none"
@@ -394,7 +415,7 @@ type Redirect struct {
 	Reason string
 }
 
-// FactExpression is a number that the plugin wants from a kernel's tree.
+// FactExpression is a number that the plugin wants from a kernel's tree: what sizes and offsets the structures of its tables have there.
 type FactExpression struct {
 	// Name is the key in Target.Facts.
 	Name string
@@ -408,6 +429,7 @@ type FactExpression struct {
 
 // FactSource is implemented by plugins that need facts. The host asks before the first Describe.
 type FactSource interface {
+	// FactExpressions are the same at every call; each name is there once.
 	FactExpressions(ctx context.Context) ([]FactExpression, error)
 }
 

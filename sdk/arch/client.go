@@ -12,7 +12,7 @@ import (
 	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
 )
 
-// Client is an Arch that lives behind a connection. It checks every reply against its request, so that a caller can
+// Client is an Arch that lives behind a connection: what a host, and a test, has of a plugin. It checks every reply against its request, so that a caller can
 // rely on counts, kinds and numbers; what only the object can tell (do sections and symbols exist?) it leaves to them.
 type Client struct {
 	wire.BaseClient

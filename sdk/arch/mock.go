@@ -89,7 +89,7 @@ func (m *Mock) Health(ctx context.Context) error {
 	return m.Real.Health(ctx)
 }
 
-// FactExpressions implements FactSource.
+// FactExpressions implements FactSource. Its lie is a fact without an expression.
 func (m *Mock) FactExpressions(ctx context.Context) ([]FactExpression, error) {
 	f, err := m.before(ctx, "FactExpressions")
 	if err != nil {

@@ -1,7 +1,21 @@
-// Package backend is what the author of a build backend imports: the interface to fill, the types that cross it
-// and Serve. A backend knows where one distribution's kernels come from and how they are built; the host knows
+// Package backend is what the author of a build backend imports: the interface to fill ([Backend]), the types that cross it
+// and [Serve]. A backend knows where one distribution's kernels come from and how they are built; the host knows
 // neither. Backends of kernels that are built by the kernel's own build system, as nearly all are, fill most of it by embedding
-// kbuild.Service of package sdk/kbuild.
+// kbuild.Service of package sdk/kbuild. Package plugin says how a plugin lives, and what the words mean.
+//
+// # When it is asked
+//
+// When an update is made, and never else. Probe finds the backend of the kernel, Prepare makes its tree, once for all updates. The host copies the tree
+// by links to a work tree, before the patch and after it, and has Units say what the patched files are compiled into. Compile makes these units' objects in
+// both. What changed goes into modules that Link makes; Facts are numbers that the architecture plugin wants of the tree.
+//
+// # What to get right
+//
+// An object must be the one that the running kernel was built of: same source, configuration, compiler and flags, but for those that the host adds. A
+// tree that is almost the kernel's makes updates which no machine takes, so that it is better to refuse. The same request gives the same bytes.
+//
+// A backend writes below CacheDir and WorkDir only, and leaves nothing behind there that a later call would take for whole when it is cancelled or
+// killed: make beside, then rename. Errors of the source are results with diagnostics ([CompileResult]); an error of a call is that it could not be made.
 package backend
 
 import (
@@ -20,10 +34,10 @@ type Backend interface {
 	// Prepare makes the tree of one kernel ready to compile single units: sources, configuration,
 	// symbol versions, generated headers, objtool. A second call with the same request finds it ready.
 	Prepare(ctx context.Context, req *PrepareRequest, progress plugin.ProgressFunc) (*Tree, error)
-	// Units says which translation units a kernel of that tree has in given directories, whether each is built
-	// into the kernel proper or into which module.
+	// Units says which translation units of the kernel given source files are, or are included by, and whether each is built into the kernel
+	// proper or into which module.
 	Units(ctx context.Context, req *UnitsRequest) (*UnitsResponse, error)
-	// Compile compiles units in a work tree that the host made from the tree.
+	// Compile compiles units in a work tree that the host made from the tree. A unit that does not compile is a result.
 	Compile(ctx context.Context, req *CompileRequest, progress plugin.ProgressFunc) (*CompileResponse, error)
 	// Link makes one loadable module of glue sources and ready objects.
 	Link(ctx context.Context, req *LinkRequest, progress plugin.ProgressFunc) (*LinkResponse, error)
@@ -41,18 +55,19 @@ type ProbeRequest struct {
 	CacheDir string
 }
 
-// ProbeResponse says whether, and as what.
+// ProbeResponse says whether the backend can build for the kernel, and what that is.
 type ProbeResponse struct {
 	// Supported says that Prepare can be expected to work.
 	Supported bool
-	// Banner names the kernel for people, for example "Debian 6.1.192-2".
+	// Banner names the kernel for people, for example "Debian 6.1.192-2"; it is set where Supported is.
 	Banner string
-	// Reason says why not, and what to do.
+	// Reason says why not, and what to do; it is set where Supported is not.
 	Reason string
 }
 
 // PrepareRequest asks for a tree.
 type PrepareRequest struct {
+	// Release is the kernel's `uname -r`.
 	Release string
 	// Version, where given, must be the kernel's `uname -v`.
 	Version string
@@ -63,7 +78,7 @@ type PrepareRequest struct {
 }
 
 // Tree is a prepared tree. Everything below Source and Build stays as Prepare left it: the host copies (by links) what it
-// changes.
+// changes. All paths are absolute.
 type Tree struct {
 	// ID is a digest of everything that decides what the tree compiles to: sources, configuration, tools.
 	ID string
@@ -84,12 +99,13 @@ type Tree struct {
 	// Image is the path of the kernel's own image (vmlinuz or vmlinux), which tells the build id; empty where the backend
 	// cannot have it.
 	Image string
-	// Reused says that nothing had to be made.
+	// Reused says that nothing had to be made: the tree was there.
 	Reused bool
 }
 
 // UnitsRequest asks for units.
 type UnitsRequest struct {
+	// Tree is as Prepare returned it.
 	Tree *Tree
 	// WorkDir is a directory made like Tree.Root to look in (a patched tree); empty: Tree.Root.
 	WorkDir string
@@ -123,7 +139,8 @@ type CompileRequest struct {
 	// exactly once, whether or not this kernel would leave it to the final link.
 	Units      []Unit
 	ExtraFlags []string
-	Jobs       int
+	// Jobs bounds parallel work; 0 means one a processor.
+	Jobs int
 	// Preprocess asks for each unit's preprocessed text in place of its object, without line markers (gcc -E -P), by the same command.
 	// A backend that cannot do it makes objects.
 	Preprocess bool
@@ -137,7 +154,7 @@ type CompileResponse struct {
 // CompileResult is one compiled unit.
 type CompileResult struct {
 	Unit Unit
-	// Object is the path of the object, empty when it failed.
+	// Object is the absolute path of the object, empty when it failed.
 	Object string
 	// Includes are the files the compiler read, relative to the source directory, from its dependency output.
 	Includes []string
@@ -168,6 +185,7 @@ type LinkRequest struct {
 
 // LinkResponse gives the module.
 type LinkResponse struct {
+	// Module is the absolute path of the finished .ko; Diagnostics are warnings of compiler, modpost and linker.
 	Module      string
 	Diagnostics []plugin.Diagnostic
 }
@@ -180,7 +198,9 @@ type FactsRequest struct {
 	WorkDir string
 }
 
-// FactsResponse gives them by name; expressions whose If is not set are left out.
+// FactsResponse gives the numbers.
 type FactsResponse struct {
+	// Facts are the values by the expressions' names. An expression whose If this kernel does not set is left out; one that does not compile
+	// fails the call.
 	Facts map[string]int64
 }

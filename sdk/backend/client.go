@@ -10,7 +10,7 @@ import (
 	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
 )
 
-// Client is a Backend that lives behind a connection. It checks every reply against its request, so that a caller can
+// Client is a Backend that lives behind a connection: what a host, and a test, has of a plugin. It checks every reply against its request, so that a caller can
 // rely on counts, names and absolute paths.
 type Client struct {
 	wire.BaseClient

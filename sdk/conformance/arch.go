@@ -20,7 +20,8 @@ import (
 type ArchFixtures struct {
 	// Target is the kernel that the objects were built for, with the facts that the plugin asks for.
 	Target arch.Target
-	// Objects are paths of relocatable objects, with at least one function of eight bytes or more.
+	// Objects are paths of relocatable objects, with at least one function of eight bytes or more. Units of a kernel that has what the plugin
+	// knows (alternatives, static keys, tracing) say most.
 	Objects []string
 	// Config is given in Configure.
 	Config map[string]string

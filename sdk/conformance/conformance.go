@@ -1,5 +1,7 @@
 // Package conformance holds what a host relies on in a plugin of each kind, as a list of checks that run over the wire: sdktest runs them as
-// tests of a plugin's source, `ksplice plugin check` against a finished binary.
+// tests of a plugin's source, `ksplice plugin check` against a finished binary. Authors of plugins call sdktest; this package is for programs that
+// run the checks otherwise: they make a client of what Launch returns, have Arch, Backend or Transform make the list, and run it in order, since
+// later checks use what earlier ones have made.
 package conformance
 
 import (
@@ -22,6 +24,7 @@ import (
 
 // Check is one requirement.
 type Check struct {
+	// Name says in a word or two what is asked.
 	Name string
 	// Timeout bounds it.
 	Timeout time.Duration
@@ -30,7 +33,7 @@ type Check struct {
 	run   func(ctx context.Context) error
 }
 
-// Run returns nil where the plugin meets the requirement, else what is wrong.
+// Run returns nil where the plugin meets the requirement, else what is wrong. It ends after Timeout, or with ctx.
 func (c *Check) Run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -69,8 +72,8 @@ func lacking(list []Check, what string) []Check {
 // startTimeout bounds the start of a binary, and its description.
 const startTimeout = time.Minute
 
-// Launch starts the plugin binary at a path as a host would, once what it says of itself fits its name, and returns a connection to it. close
-// ends it.
+// Launch starts the plugin binary at a path as a host would, once what it says of itself fits its name, and returns a connection to it, for the
+// NewClient of its kind. It is an error when the file is not called KIND-NAME. close ends the process.
 func Launch(ctx context.Context, kind plugin.Kind, path string) (conn *grpc.ClientConn, close func(), err error) {
 	if err := describeBinary(ctx, kind, path); err != nil {
 		return nil, nil, err
@@ -99,7 +102,7 @@ func Launch(ctx context.Context, kind plugin.Kind, path string) (conn *grpc.Clie
 	return protocol.(*goplugin.GRPCClient).Conn, client.Kill, nil
 }
 
-// Describe asks a plugin binary who it is.
+// Describe asks a plugin binary who it is (`BINARY describe`); nothing of the answer is checked.
 func Describe(ctx context.Context, path string) (*plugin.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

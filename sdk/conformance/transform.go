@@ -13,7 +13,7 @@ import (
 
 // TransformFixtures are what the suite asks a transform plugin about.
 type TransformFixtures struct {
-	// Requests are reports that a host could make; their Round is 0.
+	// Requests are reports that a host could make, of items that the plugin claims and of others; their Round is 0.
 	Requests []*transform.PlanRequest
 	// Transfers are state transfers that a host could ask for.
 	Transfers []TransferFixture
@@ -25,9 +25,10 @@ type TransformFixtures struct {
 type TransferFixture struct {
 	// Request is what the host asks; the suite asks it with Undo besides.
 	Request transform.TransferRequest
-	// Walk stands for the running kernel: what a walk finds. It is called anew for every transfer, and more than one may run at once.
+	// Walk stands for the running kernel: it returns what a walk finds there, with one value for each member that the walk reads. It is called
+	// anew for every transfer, from several goroutines at once where the plugin walks so.
 	Walk func(w *transform.Walk) ([]transform.Object, error)
-	// Check, where set, looks at what the plugin returns.
+	// Check, where set, returns what is wrong with what the plugin wants changed.
 	Check func(undo bool, resp *transform.TransferResponse) error
 }
 

@@ -8,7 +8,7 @@ import (
 // Failure is what a mock does instead of answering: see the Mock of each kind.
 type Failure string
 
-// The failures. What they do to a host is worth a test each.
+// The failures.
 const (
 	FailNone  Failure = ""      // it answers
 	FailError Failure = "error" // it returns a Diagnostic

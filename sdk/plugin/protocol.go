@@ -1,7 +1,7 @@
 package plugin
 
 // What host and plugin must agree on before they can speak. The Serve functions and the host use these; the author of
-// a plugin in Go needs none of them.
+// a plugin in Go needs none of them, that of a plugin in another language all.
 const (
 	// CookieKey and CookieValue are the environment variable by which a plugin knows that a host started it. They keep
 	// people from running plugins by hand; they are no secret.
@@ -11,7 +11,8 @@ const (
 	// MaxMessage bounds one message in bytes, either way. Larger things cross as a File.
 	MaxMessage = 256 << 20
 
-	// CallKey is the metadata key of a call's number, for Drain.
+	// CallKey is the metadata key under which a host numbers its calls. With the number it asks, after a call that it gave up, until when
+	// the plugin still works on it (Drain in base.proto).
 	CallKey = "ksplice-call"
 )
 

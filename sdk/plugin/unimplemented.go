@@ -18,7 +18,7 @@ func (Unconfigured) Configure(_ context.Context, config map[string]string) error
 // Health always returns nil.
 func (Unconfigured) Health(context.Context) error { return nil }
 
-// CheckConfig returns a Diagnostic when config has a key that is not among keys or lacks one that is required.
+// CheckConfig returns a Diagnostic, the user's fault, when config has a key that is not among keys or lacks one that is required.
 func CheckConfig(config map[string]string, keys []ConfigKey) error {
 	var known, unknown []string
 	for _, k := range keys {
@@ -49,7 +49,7 @@ func missing(config map[string]string, keys []ConfigKey) error {
 	return nil
 }
 
-// NotImplemented returns the error of a call that a plugin does not have.
+// NotImplemented returns the error of a call that a plugin does not have: what the Unimplemented types return.
 func NotImplemented(call string) error {
 	return &Diagnostic{Fault: FaultInternal, Summary: "the plugin does not implement " + call, Detail: "use another plugin, or ask its author for it"}
 }

@@ -1,6 +1,9 @@
 // Package sdktest runs the conformance suites of the plugin kinds as tests: the author of a plugin calls Arch, Backend or Transform in a
 // test and learns whether a host can rely on the plugin. What is called goes over the wire, as a host's calls do, whether
-// the plugin is a value in the test (served in memory) or a binary (Launch).
+// the plugin is a value in the test, which is served in memory, or the client of a binary (LaunchArch and its like). Each requirement is a
+// subtest; those for which the fixtures lack something are logged as skipped. `ksplice plugin check` asks the same of a finished binary.
+//
+// ServeArch and its like are for tests of one's own that ask as a host does.
 //
 //	func TestConformance(t *testing.T) {
 //		sdktest.Arch(t, &Plugin{}, sdktest.ArchFixtures{Target: target, Objects: []string{"testdata/a.o", "testdata/b.o"}})
@@ -21,12 +24,15 @@ import (
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
-// What the suites ask about.
 type (
-	ArchFixtures      = conformance.ArchFixtures
-	BackendFixtures   = conformance.BackendFixtures
+	// ArchFixtures are the objects, and the kernel that they are of, which Arch asks about.
+	ArchFixtures = conformance.ArchFixtures
+	// BackendFixtures name the kernel that Backend has built.
+	BackendFixtures = conformance.BackendFixtures
+	// TransformFixtures are the reports, and the state transfers, that Transform asks about.
 	TransformFixtures = conformance.TransformFixtures
-	TransferFixture   = conformance.TransferFixture
+	// TransferFixture is a state transfer with the kernel that it finds.
+	TransferFixture = conformance.TransferFixture
 )
 
 // Arch checks the contract of an architecture plugin: the implementation, or the client of a launched one (LaunchArch).
@@ -79,7 +85,7 @@ func run(t *testing.T, list []conformance.Check) {
 	}
 }
 
-// ServeArch serves impl in memory and returns its client. It ends with the test.
+// ServeArch serves impl in memory and returns its client, which checks replies as a host's does. It ends with the test.
 func ServeArch(t testing.TB, impl arch.Arch) *arch.Client {
 	t.Helper()
 	return arch.NewClient(serve.Serve(t, plugin.KindArch, impl, func(s *grpc.Server) { arch.Register(s, impl) }), "arch plugin under test")
@@ -97,7 +103,8 @@ func ServeTransform(t testing.TB, impl transform.Transform) *transform.Client {
 	return transform.NewClient(serve.Serve(t, plugin.KindTransform, impl, func(s *grpc.Server) { transform.Register(s, impl) }), "transform plugin under test")
 }
 
-// LaunchArch starts the plugin binary at path as a host would and returns its client. The process ends with the test.
+// LaunchArch starts the plugin binary at path, which must be called as a host wants it, and returns its client. The process ends with the
+// test. A binary that cannot be started fails the test.
 func LaunchArch(t testing.TB, path string) *arch.Client {
 	t.Helper()
 	return arch.NewClient(launch(t, plugin.KindArch, path), "arch plugin "+path)

@@ -12,7 +12,7 @@ import (
 	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
 )
 
-// Client is a Transform that lives behind a connection. It checks every reply against its request: only items that were
+// Client is a Transform that lives behind a connection: what a host, and a test, has of a plugin. It checks every reply against its request: only items that were
 // asked about are claimed, each with its reason, and no edit leaves the source directory.
 type Client struct {
 	wire.BaseClient

@@ -5,11 +5,6 @@ import (
 	"fmt"
 )
 
-// State transfer: what an update changes in the running kernel's data besides code. The plugin describes *walks* over typed objects, which
-// the host executes; it computes on what comes back, and returns *sets* of members and shadow fields to *attach*. All of that is written in the
-// stop in which the functions are redirected, if every byte that the walks have read is still as it was: else the host calls Transfer
-// again. A plugin can only read and write members of objects that walks have found.
-
 // TransferPlan says what Transfer will need of an item's unit.
 type TransferPlan struct {
 	// Types are those of the objects that walks find, where they cannot be seen from the globals' types alone: "struct eventfd_ctx". What lies
@@ -17,7 +12,7 @@ type TransferPlan struct {
 	Types []string
 	// Globals are variables of the unit, or such as it declares, at which walks begin.
 	Globals []string
-	// Data come back in TransferRequest.Data.
+	// Data are the plugin's own; they travel with the update and come back in TransferRequest.Data.
 	Data []byte
 }
 
@@ -44,8 +39,10 @@ type State interface {
 type Walk struct {
 	// Global is the variable at which the walk begins; empty: it begins at From.
 	Global string
-	From   []Object
-	Steps  []Step
+	// From are objects that earlier walks of the same transfer have found; Address and Type count.
+	From []Object
+	// Steps are taken one after the other; none: the walk finds what it begins at.
+	Steps []Step
 	// Read are the members to read of every object that the last step finds, as C writes them: "count", "lock.owner", "names[2]",
 	// "dev->mtu"; "" is the object itself. A value has 4096 bytes at most.
 	Read []string
@@ -79,6 +76,7 @@ const (
 // Step leads from an object to others.
 type Step struct {
 	Kind StepKind
+	// Path is the member of the object at which the step begins; empty: the object itself.
 	Path string
 	// Type is that of what is found, "struct file"; Link the member by which it hangs: see the kinds.
 	Type, Link string
@@ -87,20 +85,36 @@ type Step struct {
 	Count string
 }
 
-// Inside, Follow, Each, List, HList, Tree, Chain, XArray and PerCPU are the steps of their kinds.
-func Inside(path string) Step         { return Step{Kind: StepMember, Path: path} }
-func Follow(path, of string) Step     { return Step{Kind: StepFollow, Path: path, Type: of} }
-func Each(path, count string) Step    { return Step{Kind: StepEach, Path: path, Count: count} }
+// Inside is StepMember: to the member path.
+func Inside(path string) Step { return Step{Kind: StepMember, Path: path} }
+
+// Follow is StepFollow: to what the pointer path points to, which is of the type of; empty: of the pointer's own.
+func Follow(path, of string) Step { return Step{Kind: StepFollow, Path: path, Type: of} }
+
+// Each is StepEach: to the elements of path, as many as count says; empty: all of an array.
+func Each(path, count string) Step { return Step{Kind: StepEach, Path: path, Count: count} }
+
+// List is StepList: to the objects of the type of that hang on the list path by their member link.
 func List(path, of, link string) Step { return Step{Kind: StepList, Path: path, Type: of, Link: link} }
+
+// HList is StepHList: List for the lists of hash tables.
 func HList(path, of, link string) Step {
 	return Step{Kind: StepHList, Path: path, Type: of, Link: link}
 }
+
+// Tree is StepTree: List for a red-black tree.
 func Tree(path, of, link string) Step { return Step{Kind: StepTree, Path: path, Type: of, Link: link} }
+
+// Chain is StepChain: to what the pointer path points to, and on by the pointer link of each; of as for Follow.
 func Chain(path, of, link string) Step {
 	return Step{Kind: StepChain, Path: path, Type: of, Link: link}
 }
+
+// XArray is StepXArray: to the objects of the type of in the xarray or idr path.
 func XArray(path, of string) Step { return Step{Kind: StepXArray, Path: path, Type: of} }
-func PerCPU(path string) Step     { return Step{Kind: StepPerCPU, Path: path} }
+
+// PerCPU is StepPerCPU: to the copies of path that the possible CPUs have.
+func PerCPU(path string) Step { return Step{Kind: StepPerCPU, Path: path} }
 
 // Object is an object of the running kernel, or a part of one.
 type Object struct {
@@ -142,13 +156,15 @@ type Set struct {
 // Attach gives an object a shadow field that the patch defines (<ksplice.h>, KSPLICE_SHADOW). One that has the field already keeps it.
 type Attach struct {
 	Object Object // Address and Type count
-	Field  string
+	// Field is the name that the patch gives it, the second argument of KSPLICE_SHADOW: "eventfd_ctx.reads".
+	Field string
 	// Data is all of the field: its constructor does not run.
 	Data []byte
 }
 
 // TransferResponse is what is to be changed: all of it or nothing.
 type TransferResponse struct {
+	// Sets and Attaches have MaxChanges entries each, at most. At undo nothing is attached.
 	Sets     []Set
 	Attaches []Attach
 	// Note is a line for people: "12 classes counted".
@@ -159,7 +175,10 @@ type TransferResponse struct {
 const MaxChanges = 1 << 20
 
 // TooManyError says that a plugin wants more changed than a transfer can.
-type TooManyError struct{ What string }
+type TooManyError struct {
+	// What there are too many of: "sets", "attachments", or "changes" where that does not matter.
+	What string
+}
 
 // Error implements error.
 func (e *TooManyError) Error() string {

@@ -1,6 +1,23 @@
-// Package transform is what the author of a data-structure transformation plugin imports. Such a plugin
-// takes responsibility for semantic changes of a patch: it claims items of the semantic report and
-// contributes hook code or edits of the post sources that carry existing data over.
+// Package transform is what the author of a transform plugin imports: the interface to fill ([Transform]), the types that cross it and [Serve]. Such
+// a plugin takes responsibility for what a patch changes of data that exist in a running kernel already: a structure has another layout, a variable another
+// initial value, or something only the patch's author knows of. Package plugin says how a plugin lives, and what the words mean.
+//
+// # When an update is made
+//
+// The host calls Plan with a report of such changes, an [Item] each. What nobody claims makes it refuse the patch. A plugin claims what it knows
+// how to carry, says so for people (PlanResponse.Because), and chooses one of
+//
+//   - a rewrite: the kernel module writes the new initial value where the running kernel still has the old one;
+//   - edits of the patched sources, which the host compiles and compares again, so that the change is gone;
+//   - a transfer, below;
+//   - nothing more: existing data do no harm as they are.
+//
+// # State transfer
+//
+// When the update is applied, and again when it is undone, the host calls Transfer for each item that is carried so. The plugin describes walks over typed
+// objects ([Walk]), which the host executes on the running kernel's memory; it computes on what comes back, and returns sets of members and shadow
+// fields to attach ([TransferResponse]). All of that is written in the stop in which functions are redirected, if every byte that the walks have read
+// is still as it was: else the host calls Transfer again. A plugin can only read and change objects that walks have found, and never touches memory itself.
 package transform
 
 import (
@@ -9,7 +26,7 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// Transform carries semantic changes.
+// Transform carries what a patch changes of existing data.
 type Transform interface {
 	plugin.Base
 
@@ -28,13 +45,14 @@ type ItemKind string
 // The kinds of item.
 const (
 	ItemLayout      ItemKind = "layout"      // a structure, union or enum has another layout
-	ItemInitialiser ItemKind = "initialiser" // data that exists in run has another initial value
+	ItemInitialiser ItemKind = "initialiser" // a variable that the running kernel has gets another initial value
 	ItemTransfer    ItemKind = "transfer"    // the patch asks this plugin for a state transfer: Name is what it says (<ksplice.h>, ksplice_transfer)
 )
 
 // Item is one semantic change that somebody must take responsibility for.
 type Item struct {
-	// ID is stable for the same change: "layout:struct qfq_class", "initialiser:net/sched/sch_qfq.o:qfq_policy".
+	// ID is stable for the same change: "layout:fs/eventfd.c:eventfd_ctx"; "initialiser:mm/util.o:sysctl_overcommit_ratio", in a module
+	// "initialiser:sch_plug:net/sched/sch_plug.o:plug_qdisc_ops". `ksplice create --report` shows it.
 	ID   string
 	Kind ItemKind
 	// Unit is the object it was found in; Name the type or datum.
@@ -86,7 +104,8 @@ type PlanRequest struct {
 	Round int
 	// Patch is the patch's text.
 	Patch []byte
-	// SourceDir is a directory with the post sources that the patch touches, with the edits of earlier rounds, and what <ksplice.h> is.
+	// SourceDir is a directory with the sources that the patch touches, as they are after it and after the edits of earlier rounds, and with <ksplice.h>
+	// at include/.
 	SourceDir string
 	// Items are those that nobody has claimed in this round. What is claimed to be rewritten comes again once sources were edited; what is claimed
 	// with edits does not, since then it changes no more.
