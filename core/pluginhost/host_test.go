@@ -526,3 +526,46 @@ func TestDefaultSource(t *testing.T) {
 		}
 	}
 }
+
+// TestNamed: a plugin is found by its kind and name, described without being started, and started as the client of its kind.
+func TestNamed(t *testing.T) {
+	h := newHost(t, "arch-good", "backend-good", "arch-describe-fails")
+	ctx := bounded(t)
+	info, err := h.Describe(ctx, plugin.KindBackend, "good")
+	if err != nil || info.Kind != plugin.KindBackend || info.Name != "good" {
+		t.Errorf("Describe = %+v, %v", info, err)
+	}
+	if times := h.CallTime(); len(times) > 0 {
+		t.Errorf("a plugin that is described is called: %v", times)
+	}
+	p, err := h.Named(ctx, plugin.KindBackend, "good")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := p.(backend.Backend); !ok {
+		t.Errorf("Named = %T, no backend", p)
+	}
+	if _, err := h.Describe(ctx, plugin.KindArch, "describe-fails"); !errors.Is(err, ErrExited) || !strings.Contains(err.Error(), "no such luck") {
+		t.Errorf("Describe of a plugin that fails: %v", err)
+	}
+	for _, kind := range []plugin.Kind{plugin.KindTransform, plugin.KindArch} {
+		if _, err := h.Describe(ctx, kind, "nobody"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Describe of a plugin that is not there: %v", err)
+		}
+		if _, err := h.Named(ctx, kind, "nobody"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Named of a plugin that is not there: %v", err)
+		}
+	}
+}
+
+func TestSplitName(t *testing.T) {
+	for file, want := range map[string]string{
+		"arch-x86_64": "arch x86_64 true", "backend-a-b.c+d": "backend a-b.c+d true", "transform-2": "transform 2 true",
+		"": "  false", "arch": "  false", "arch-": "  false", "arch-.x": "  false", "engine-x": "  false", "arch-a/b": "  false", "xarch-a": "  false", "arch-a\n": "  false",
+	} {
+		kind, name, ok := SplitName(file)
+		if got := fmt.Sprint(kind, " ", name, " ", ok); got != want {
+			t.Errorf("SplitName(%q) = %q, want %q", file, got, want)
+		}
+	}
+}
