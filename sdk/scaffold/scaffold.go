@@ -55,6 +55,9 @@ var machines = map[string]elf.Machine{
 	"riscv64": elf.EM_RISCV, "s390x": elf.EM_S390, "x86_64": elf.EM_X86_64, "amd64": elf.EM_X86_64,
 }
 
+// machineName is what debug/elf calls a machine that it knows; of others it says how far they are from one ("EM_ALPHA + 3").
+var machineName = regexp.MustCompile(`^EM_[A-Z0-9_]+$`)
+
 // wrong is a mistake of the caller.
 func wrong(detail, format string, args ...any) error {
 	d := plugin.Errorf(plugin.FaultUser, "", format, args...)
@@ -140,7 +143,7 @@ func (p *Project) render(dir string) (map[string][]byte, error) {
 		files["go.mod"] = mod
 	}
 	v := values{Project: *p, File: p.File(), SDKModule: sdkModule, Repository: strings.TrimPrefix(sdkModule, "github.com/"), Replace: p.SDK != ""}
-	if name := elf.Machine(p.Machine).String(); strings.HasPrefix(name, "EM_") && p.Machine != 0 {
+	if name := elf.Machine(p.Machine).String(); machineName.MatchString(name) {
 		v.MachineName = name
 	}
 	from := make(map[string]string)

@@ -2,6 +2,7 @@ package scaffold
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,15 @@ func TestWrite(t *testing.T) {
 				}
 				if strings.Contains(string(text), "[[") || strings.Contains(string(text), "<no value>") {
 					t.Errorf("%s is not filled in:\n%s", name, text)
+				}
+			}
+			if p.Kind == plugin.KindArch {
+				want := "const machine = uint16(elf.EM_RISCV)\n"
+				if p.Machine != 0 {
+					want = fmt.Sprintf("const machine = uint16(%d)\n", p.Machine)
+				}
+				if source := string(read(t, filepath.Join(dir, "arch.go"))); !strings.Contains(source, want) {
+					t.Errorf("arch.go does not have %q:\n%s", want, source)
 				}
 			}
 			mod := read(t, filepath.Join(dir, "go.mod"))
