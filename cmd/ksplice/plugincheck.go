@@ -76,7 +76,7 @@ func checkPlugin(ctx context.Context, e *env, path string, flags *pluginFlags) e
 	default:
 		return usagef("%s says that it is a plugin of the kind %q: there are %s, %s and %s", path, info.Kind, plugin.KindArch, plugin.KindBackend, plugin.KindTransform)
 	}
-	return e.verdicts(ctx, path, list, needs)
+	return e.verdicts(ctx, path, append(conformance.Process(info.Kind, path), list...), needs)
 }
 
 // verdicts goes through checks and prints what came of each. What gives the fixtures that some need is said of those that cannot be asked.

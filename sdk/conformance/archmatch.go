@@ -316,7 +316,7 @@ func (s *archSuite) cancel(ctx context.Context) error {
 		return err
 	}
 	for i := range 12 {
-		if err := givenUp(ctx, i, func(ctx context.Context) error {
+		if err := givenUp(ctx, s.Arch, i, func(ctx context.Context) error {
 			if _, err := s.Arch.Describe(ctx, &arch.DescribeRequest{Target: s.fix.Target, Objects: s.files}); err != nil {
 				return err
 			}

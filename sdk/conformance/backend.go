@@ -134,7 +134,7 @@ func (s *backendSuite) garbage(ctx context.Context) error {
 // cancel gives a call up before it has begun and while it runs.
 func (s *backendSuite) cancel(ctx context.Context) error {
 	for i := range 6 {
-		err := givenUp(ctx, i, func(ctx context.Context) error {
+		err := givenUp(ctx, s.Backend, i, func(ctx context.Context) error {
 			_, err := s.Prepare(ctx, &backend.PrepareRequest{Release: "6.1.0-sdktest-no-such-kernel", CacheDir: s.fix.CacheDir}, nil)
 			return err
 		})

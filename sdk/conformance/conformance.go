@@ -10,14 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os/exec"
-	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-	goplugin "github.com/hashicorp/go-plugin"
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -69,66 +66,8 @@ func lacking(list []Check, what string) []Check {
 	return list
 }
 
-// startTimeout bounds the start of a binary, and its description.
-const startTimeout = time.Minute
-
-// Launch starts the plugin binary at a path as a host would, once what it says of itself fits its name, and returns a connection to it, for the
-// NewClient of its kind. It is an error when the file is not called KIND-NAME. close ends the process.
-func Launch(ctx context.Context, kind plugin.Kind, path string) (conn *grpc.ClientConn, close func(), err error) {
-	if err := describeBinary(ctx, kind, path); err != nil {
-		return nil, nil, err
-	}
-	versions := make(map[int]goplugin.PluginSet)
-	for _, v := range plugin.Protocols() {
-		versions[v] = goplugin.PluginSet{}
-	}
-	client := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig:  goplugin.HandshakeConfig{MagicCookieKey: plugin.CookieKey, MagicCookieValue: plugin.CookieValue},
-		VersionedPlugins: versions,
-		Cmd:              exec.Command(path),
-		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
-		AutoMTLS:         true,
-		StartTimeout:     startTimeout,
-		Logger:           hclog.NewNullLogger(),
-		GRPCDialOptions: []grpc.DialOption{
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(plugin.MaxMessage), grpc.MaxCallSendMsgSize(plugin.MaxMessage)),
-		},
-	})
-	protocol, err := client.Client()
-	if err != nil {
-		client.Kill()
-		return nil, nil, fmt.Errorf("start %s: %w", path, err)
-	}
-	return protocol.(*goplugin.GRPCClient).Conn, client.Kill, nil
-}
-
-// Describe asks a plugin binary who it is (`BINARY describe`); nothing of the answer is checked.
-func Describe(ctx context.Context, path string) (*plugin.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "describe").Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s describe: %w", path, err)
-	}
-	var info plugin.Info
-	if err := json.Unmarshal(out, &info); err != nil {
-		return nil, fmt.Errorf("%s describe does not print a description in JSON: %w", path, err)
-	}
-	return &info, nil
-}
-
-// describeBinary checks what `BINARY describe` prints.
-func describeBinary(ctx context.Context, kind plugin.Kind, path string) error {
-	info, err := Describe(ctx, path)
-	if err != nil {
-		return err
-	}
-	if want := string(kind) + "-" + info.Name; filepath.Base(path) != want {
-		return fmt.Errorf("the file is called %s, but it says that it is the %s plugin %q: a host looks for it as %s",
-			filepath.Base(path), info.Kind, info.Name, want)
-	}
-	return checkInfo(info, kind)
-}
+// largeMessage is the size of a message in bytes that every plugin must take; a host may send up to plugin.MaxMessage.
+const largeMessage = 8 << 20
 
 // baseChecks are what every kind of plugin must do.
 func baseChecks(kind plugin.Kind, p plugin.Base, config map[string]string) []check {
@@ -160,6 +99,17 @@ func baseChecks(kind plugin.Kind, p plugin.Base, config map[string]string) []che
 			}
 			if err := p.Configure(ctx, config); err != nil {
 				return fmt.Errorf("the fixtures' configuration is refused: %w", err)
+			}
+			return nil
+		}},
+		{"large message", func(ctx context.Context) error {
+			// Many gRPC libraries stop at four megabytes by themselves; a patch or the objects of a walk may have more.
+			err := p.Configure(ctx, map[string]string{"sdktest_large": strings.Repeat("x", largeMessage)})
+			return diagnostic(fmt.Sprintf("Configure with an unknown key that has %d bytes", largeMessage), err, plugin.FaultUser)
+		}},
+		{"drain", func(ctx context.Context) error {
+			if err := drain(ctx, p, "sdktest no such call"); err != nil {
+				return fmt.Errorf("wait for a call that does not run: %w", err)
 			}
 			return nil
 		}},
@@ -249,4 +199,50 @@ func noPanic(what string, err error) error {
 		return nil
 	}
 	return diagnostic(what, err)
+}
+
+// drainGrace is how long a plugin may clean up after a call that was given up. A host waits a few seconds, then kills the plugin; machines on
+// which plugins are tested may be slow.
+var drainGrace = time.Minute
+
+// drain waits until the plugin does nothing more for the call with that number.
+func drain(ctx context.Context, p plugin.Base, call string) error {
+	client, ok := p.(interface {
+		Drain(ctx context.Context, call string) error
+	})
+	if !ok {
+		return fmt.Errorf("%T is no client of a plugin: what is checked goes over the wire", p)
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainGrace)
+	defer cancel()
+	if err := client.Drain(ctx, call); err != nil {
+		return fmt.Errorf("the call Drain must return, without an error, once the call that it names has ended: %w", err)
+	}
+	return nil
+}
+
+// calls numbers the calls that are given up.
+var calls atomic.Uint64
+
+// givenUp runs a call of p and gives it up after 4^i microseconds, with i 0 before it begins. It is an error when the call fails by
+// anything but that, or when the plugin still runs it after drainGrace.
+func givenUp(ctx context.Context, p plugin.Base, i int, call func(context.Context) error) error {
+	number := fmt.Sprintf("sdktest-%d", calls.Add(1))
+	of, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, plugin.CallKey, number))
+	defer cancel()
+	if i == 0 {
+		cancel()
+	} else {
+		defer time.AfterFunc(time.Microsecond<<(2*min(i, 12)), cancel).Stop()
+	}
+	err := call(of)
+	if of.Err() != nil {
+		if err := drain(ctx, p, number); err != nil {
+			return fmt.Errorf("a call that was given up still runs after %s, or cannot be waited for: %w", drainGrace, err)
+		}
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("a call that was given up: %w", err)
+	}
+	return nil
 }

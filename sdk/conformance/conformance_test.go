@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -177,7 +178,7 @@ func TestWithout(t *testing.T) {
 		t.Fatal(err)
 	}
 	passes(t, list)
-	wantNeeds(t, list, "objects", "info configure health machine facts describe garbage")
+	wantNeeds(t, list, "objects", "info configure large message drain health machine facts describe garbage")
 	list, err = Arch(serveArch(t, &arch.Mock{Machine: 62}), ArchFixtures{Target: arch.Target{Machine: 62}}, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +187,7 @@ func TestWithout(t *testing.T) {
 		t.Error("a plugin that describes whatever it is given passes")
 	}
 	list = Backend(serveBackend(t, &backend.Mock{}), BackendFixtures{}, t.TempDir())
-	wantNeeds(t, list, "a kernel", "info configure health probe unknown kernels prepare unknown kernels garbage cancel")
+	wantNeeds(t, list, "a kernel", "info configure large message drain health probe unknown kernels prepare unknown kernels garbage cancel")
 }
 
 // wantNeeds wants all checks but those named to need something.
@@ -437,12 +438,27 @@ func (bare) Info(ctx context.Context) (*plugin.Info, error) { return plain{}.Inf
 func TestHungArch(t *testing.T) {
 	a := serveArch(t, &arch.Mock{Failures: map[string]plugin.Failure{"Describe": plugin.FailHang}})
 	for i := range 5 {
-		if err := givenUp(t.Context(), i, func(ctx context.Context) error {
+		if err := givenUp(t.Context(), a, i, func(ctx context.Context) error {
 			_, err := a.Describe(ctx, &arch.DescribeRequest{})
 			return err
 		}); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDeafTransform: one that goes on with a call that was given up does not pass.
+func TestDeafTransform(t *testing.T) {
+	before := drainGrace
+	drainGrace = time.Second
+	t.Cleanup(func() { drainGrace = before })
+	p := serveTransform(t, &transform.Mock{Failures: map[string]plugin.Failure{"Plan": plugin.FailDeaf}})
+	err := givenUp(t.Context(), p, 8, func(ctx context.Context) error {
+		_, err := p.Plan(ctx, &transform.PlanRequest{})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "still runs after 1s") {
+		t.Errorf("err = %v", err)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/ksplice/ksplice/sdk/plugin"
 	"github.com/ksplice/ksplice/sdk/transform"
@@ -215,7 +214,7 @@ func (s *transformSuite) moving(ctx context.Context) error {
 func (s *transformSuite) cancel(ctx context.Context) error {
 	for i := range 4 {
 		for _, req := range s.fix.Requests {
-			if err := givenUp(ctx, i, func(ctx context.Context) error {
+			if err := givenUp(ctx, s.Transform, i, func(ctx context.Context) error {
 				_, err := s.Plan(ctx, req)
 				return err
 			}); err != nil {
@@ -225,29 +224,3 @@ func (s *transformSuite) cancel(ctx context.Context) error {
 	}
 	return s.planNothing(ctx)
 }
-
-// givenUp runs a call and gives it up after 4^i microseconds, with i 0 before it begins. It is an error when the call fails by
-// anything but that, or still runs a minute later.
-func givenUp(ctx context.Context, i int, call func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if i == 0 {
-		cancel()
-	} else {
-		defer time.AfterFunc(time.Microsecond<<(2*min(i, 12)), cancel).Stop()
-	}
-	done := make(chan error, 1)
-	go func() { done <- call(ctx) }()
-	select {
-	case err := <-done:
-		if err == nil || errors.Is(err, context.Canceled) {
-			return nil
-		}
-		return fmt.Errorf("a call that was given up: %w", err)
-	case <-time.After(givenUpGrace):
-		return fmt.Errorf("a call that was given up still runs after %s", givenUpGrace)
-	}
-}
-
-// givenUpGrace is how long a call may clean up.
-const givenUpGrace = time.Minute

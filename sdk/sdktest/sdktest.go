@@ -103,8 +103,8 @@ func ServeTransform(t testing.TB, impl transform.Transform) *transform.Client {
 	return transform.NewClient(serve.Serve(t, plugin.KindTransform, impl, func(s *grpc.Server) { transform.Register(s, impl) }), "transform plugin under test")
 }
 
-// LaunchArch starts the plugin binary at path, which must be called as a host wants it, and returns its client. The process ends with the
-// test. A binary that cannot be started fails the test.
+// LaunchArch starts the plugin binary at path as a host would and returns its client, once the process itself was found to be as a host needs it
+// (conformance.Process). The process ends with the test.
 func LaunchArch(t testing.TB, path string) *arch.Client {
 	t.Helper()
 	return arch.NewClient(launch(t, plugin.KindArch, path), "arch plugin "+path)
@@ -124,6 +124,11 @@ func LaunchTransform(t testing.TB, path string) *transform.Client {
 
 func launch(t testing.TB, kind plugin.Kind, path string) *grpc.ClientConn {
 	t.Helper()
+	for _, c := range conformance.Process(kind, path) {
+		if err := c.Run(t.Context()); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+	}
 	conn, end, err := conformance.Launch(t.Context(), kind, path)
 	if err != nil {
 		t.Fatal(err)

@@ -109,3 +109,9 @@ func (c BaseClient) Health(ctx context.Context) error {
 	_, err := c.client.CheckHealth(ctx, &pb.CheckHealthRequest{})
 	return FromStatus("Health", err)
 }
+
+// Drain waits until no call with that number runs any more. Calls have the number of their context's outgoing metadata (plugin.CallKey).
+func (c BaseClient) Drain(ctx context.Context, call string) error {
+	_, err := c.client.Drain(ctx, &pb.DrainRequest{Call: call})
+	return FromStatus("Drain", err)
+}

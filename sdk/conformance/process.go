@@ -1,0 +1,191 @@
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/ksplice/ksplice/sdk/internal/wire"
+	"github.com/ksplice/ksplice/sdk/plugin"
+	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
+)
+
+// startTimeout bounds the start of a binary, and its description.
+const startTimeout = time.Minute
+
+// endTimeout bounds how long a process may take to end when it is told to: calls may clean up for a few seconds.
+var endTimeout = 15 * time.Second
+
+// running is a plugin's process.
+type running struct {
+	cmd    *exec.Cmd
+	client *goplugin.Client
+	conn   *grpc.ClientConn
+}
+
+// start starts the plugin binary at a path as a host would.
+func start(path string) (*running, error) {
+	versions := make(map[int]goplugin.PluginSet)
+	for _, v := range plugin.Protocols() {
+		versions[v] = goplugin.PluginSet{}
+	}
+	r := &running{cmd: exec.Command(path)}
+	r.client = goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig:  goplugin.HandshakeConfig{MagicCookieKey: plugin.CookieKey, MagicCookieValue: plugin.CookieValue},
+		VersionedPlugins: versions,
+		Cmd:              r.cmd,
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		StartTimeout:     startTimeout,
+		Logger:           hclog.NewNullLogger(),
+		GRPCDialOptions: []grpc.DialOption{
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(plugin.MaxMessage), grpc.MaxCallSendMsgSize(plugin.MaxMessage)),
+		},
+	})
+	protocol, err := r.client.Client()
+	if err != nil {
+		r.client.Kill()
+		return nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	client, ok := protocol.(*goplugin.GRPCClient)
+	if !ok {
+		r.client.Kill()
+		return nil, fmt.Errorf("start %s: it does not speak gRPC", path)
+	}
+	r.conn = client.Conn
+	return r, nil
+}
+
+// Launch starts the plugin binary at a path as a host would, once what it says of itself fits its name, and returns a connection to it. close
+// ends it.
+func Launch(ctx context.Context, kind plugin.Kind, path string) (conn *grpc.ClientConn, close func(), err error) {
+	if err := describeBinary(ctx, kind, path); err != nil {
+		return nil, nil, err
+	}
+	r, err := start(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.conn, r.client.Kill, nil
+}
+
+// Describe asks a plugin binary who it is.
+func Describe(ctx context.Context, path string) (*plugin.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "describe").Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s describe: %w", path, err)
+	}
+	var info plugin.Info
+	if err := json.Unmarshal(out, &info); err != nil {
+		return nil, fmt.Errorf("%s describe does not print a description in JSON: %w", path, err)
+	}
+	return &info, nil
+}
+
+// describeBinary checks what `BINARY describe` prints.
+func describeBinary(ctx context.Context, kind plugin.Kind, path string) error {
+	info, err := Describe(ctx, path)
+	if err != nil {
+		return err
+	}
+	if want := string(kind) + "-" + info.Name; filepath.Base(path) != want {
+		return fmt.Errorf("the file is called %s, but it says that it is the %s plugin %q: a host looks for it as %s",
+			filepath.Base(path), info.Kind, info.Name, want)
+	}
+	return checkInfo(info, kind)
+}
+
+// Process are the checks of the process that a binary makes, whatever its kind: what it says and serves besides the calls of its kind, and how
+// it ends. Each starts one of its own.
+func Process(kind plugin.Kind, path string) []Check {
+	return bounded([]check{
+		{"process", func(ctx context.Context) error { return process(ctx, kind, path) }},
+		{"shutdown", func(context.Context) error { return shutdown(path) }},
+		{"terminate", func(ctx context.Context) error { return terminate(ctx, path) }},
+	}, 2*startTimeout)
+}
+
+// process checks what a plugin says of itself both ways, and what it must serve beside the services of the protocol.
+func process(ctx context.Context, kind plugin.Kind, path string) error {
+	described, err := Describe(ctx, path)
+	if err != nil {
+		return err
+	}
+	r, err := start(path)
+	if err != nil {
+		return err
+	}
+	defer r.client.Kill()
+	info, err := wire.NewBaseClient(r.conn, string(kind)+" plugin "+path).Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := same("`"+path+" describe` and the call GetInfo", described, info); err != nil {
+		return err
+	}
+	return services(ctx, r.conn)
+}
+
+// services checks what a plugin serves beside the protocol, and of calls that a later host may know.
+func services(ctx context.Context, conn *grpc.ClientConn) error {
+	health, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: goplugin.GRPCServiceName})
+	if err != nil || health.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		return fmt.Errorf("grpc.health.v1.Health must say SERVING of the service %q: it says %s: %w", goplugin.GRPCServiceName, health.GetStatus(), err)
+	}
+	const unknown = "/ksplice.plugin.v1.Base/SdktestNoSuchCall"
+	err = conn.Invoke(ctx, unknown, &pb.DrainRequest{}, &pb.DrainResponse{})
+	if code := status.Code(err); code != codes.Unimplemented {
+		return fmt.Errorf("%s, a call that no plugin has, must fail with UNIMPLEMENTED, by which later hosts know who has which call: it has the status %s", unknown, code)
+	}
+	return nil
+}
+
+// shutdown asks a process to end as a host does in the end.
+func shutdown(path string) error {
+	r, err := start(path)
+	if err != nil {
+		return err
+	}
+	r.client.Kill() // asks, and kills two seconds later
+	if w, ok := r.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return fmt.Errorf("when it is told to end (plugin.GRPCController.Shutdown) the process must do so within two seconds: it ended by %s", w.Signal())
+	}
+	return nil
+}
+
+// terminate ends a process as the kernel does when the host dies.
+func terminate(ctx context.Context, path string) error {
+	r, err := start(path)
+	if err != nil {
+		return err
+	}
+	defer r.client.Kill()
+	pid, err := strconv.Atoi(r.client.ID())
+	if err != nil {
+		return err
+	}
+	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+		return fmt.Errorf("send SIGTERM: %w", err)
+	}
+	for end := time.Now().Add(endTimeout); !r.client.Exited(); time.Sleep(10 * time.Millisecond) {
+		if ctx.Err() != nil || time.Now().After(end) {
+			return fmt.Errorf("on SIGTERM, which says that the host has died, the process must end: it is still there after %s", endTimeout)
+		}
+	}
+	return nil
+}
