@@ -163,6 +163,23 @@ func TestGood(t *testing.T) {
 	}
 }
 
+// TestVersions: one version in common is enough, whatever else a plugin speaks; without, it is listed with the reason.
+func TestVersions(t *testing.T) {
+	h := newHost(t, "arch-old-and-new", "arch-later-protocol")
+	if _, err := describeOne(bounded(t), t, h); err != nil {
+		t.Fatal(err)
+	}
+	_, info, err := h.Arch(bounded(t), 62)
+	if err != nil || info.Name != "old-and-new" || !cmp.Equal(info.Protocols, []int{1, 99}) {
+		t.Errorf("Arch = %+v, %v", info, err)
+	}
+	for _, f := range h.List(bounded(t)) {
+		if skipped := strings.Contains(f.Skipped, "speaks protocol version 99, this Ksplice speaks 1"); skipped != (f.Info.Name == "later-protocol") {
+			t.Errorf("%s: skipped: %q", f.File, f.Skipped)
+		}
+	}
+}
+
 // TestMisbehaviour has one row for everything that may go wrong with a plugin: one error, with its name and path.
 func TestMisbehaviour(t *testing.T) {
 	const short = time.Second
@@ -186,6 +203,9 @@ func TestMisbehaviour(t *testing.T) {
 		{"other-name", ErrNotFound, []string{`says that it is the arch plugin "somebody"`}},
 		{"no-machine", ErrNotFound, []string{"serves no ELF machine"}},
 		{"new-protocol", ErrNotFound, []string{"speaks protocol version 7, 8, this Ksplice speaks 1"}},
+		{"later-protocol", ErrNotFound, []string{"speaks protocol version 99, this Ksplice speaks 1"}},
+		{"empty-protocol", ErrNotFound, []string{"speaks protocol version none, this Ksplice speaks 1"}},
+		{"no-protocol", ErrNotFound, []string{"speaks protocol version none, this Ksplice speaks 1"}},
 
 		{"exit-start", ErrExited, []string{"exit status 3 before the handshake", "cannot find my data"}},
 		{"hang-handshake", ErrTimeout, []string{"did not shake hands within 1s"}},
@@ -193,6 +213,9 @@ func TestMisbehaviour(t *testing.T) {
 		{"garbage-line", ErrNonsense, []string{"no handshake", "usage: garbage-line"}},
 		{"garbage-flood", ErrNonsense, []string{"no handshake", "bytes more"}},
 		{"lies-protocol", ErrProtocol, []string{"speaks protocol version 9, this Ksplice speaks 1"}},
+		{"text-protocol", ErrProtocol, []string{"speaks protocol version one, this Ksplice speaks 1"}},
+		{"other-protocol", ErrProtocol, []string{"speaks protocol version 99, this Ksplice speaks 1"}},
+		{"later-core", ErrNonsense, []string{"no handshake", "2|1|unix"}},
 		{"netrpc", ErrProtocol, []string{`"netrpc", only gRPC is allowed`}},
 		{"no-certificate", ErrProtocol, []string{"no certificate"}},
 		{"bad-certificate", ErrNonsense, []string{"can be started but not spoken to", "certificate"}},

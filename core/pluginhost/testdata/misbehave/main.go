@@ -40,9 +40,14 @@ var describing = map[string]func(){
 			fmt.Print(line)
 		}
 	},
-	"other-name":   func() { fmt.Println(`{"kind":"arch","name":"somebody","protocols":[1],"machines":[62]}`) },
-	"no-machine":   func() { fmt.Println(`{"kind":"arch","name":"no-machine","protocols":[1]}`) },
-	"new-protocol": func() { fmt.Println(`{"kind":"arch","name":"new-protocol","protocols":[7,8],"machines":[62]}`) },
+	"other-name":     func() { fmt.Println(`{"kind":"arch","name":"somebody","protocols":[1],"machines":[62]}`) },
+	"no-machine":     func() { fmt.Println(`{"kind":"arch","name":"no-machine","protocols":[1]}`) },
+	"new-protocol":   func() { fmt.Println(`{"kind":"arch","name":"new-protocol","protocols":[7,8],"machines":[62]}`) },
+	"later-protocol": func() { fmt.Println(`{"kind":"arch","name":"later-protocol","protocols":[99],"machines":[62]}`) },
+	"empty-protocol": func() { fmt.Println(`{"kind":"arch","name":"empty-protocol","protocols":[],"machines":[62]}`) },
+	"no-protocol":    func() { fmt.Println(`{"kind":"arch","name":"no-protocol","machines":[62]}`) },
+	// says [1] here, and [99] when it is asked in a call
+	"other-protocol": func() { fmt.Println(`{"kind":"arch","name":"other-protocol","protocols":[1],"machines":[62]}`) },
 }
 
 // starting holds what goes wrong before the handshake is over.
@@ -64,6 +69,8 @@ var starting = map[string]func(){
 	"garbage-line":  func() { fmt.Println("usage: garbage-line [options]"); time.Sleep(forever) },
 	"garbage-flood": func() { fmt.Print(strings.Repeat("garbage", 1<<18)); time.Sleep(forever) },
 	"lies-protocol": func() { fmt.Println("1|9|unix|/nowhere|grpc|"); time.Sleep(forever) },
+	"text-protocol": func() { fmt.Println("1|one|unix|/nowhere|grpc|"); time.Sleep(forever) },
+	"later-core":    func() { fmt.Println("2|1|unix|/nowhere|grpc|"); time.Sleep(forever) },
 	"netrpc":        func() { fmt.Println("1|1|unix|/nowhere|netrpc|"); time.Sleep(forever) },
 	"no-certificate": func() {
 		fmt.Println("1|1|unix|/nowhere|grpc|")
@@ -92,7 +99,14 @@ type misbehaver struct {
 }
 
 func (m misbehaver) Info(context.Context) (*plugin.Info, error) {
-	return &plugin.Info{Name: m.mode, Version: "1.0", Machines: []uint16{62}}, nil
+	info := &plugin.Info{Name: m.mode, Version: "1.0", Machines: []uint16{62}}
+	switch m.mode {
+	case "old-and-new":
+		info.Protocols = []int{1, 99}
+	case "other-protocol":
+		info.Protocols = []int{99}
+	}
+	return info, nil
 }
 
 func (m misbehaver) Configure(_ context.Context, config map[string]string) error {
