@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,7 +14,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
 
+	"github.com/ksplice/ksplice/sdk/plugin"
 	_ "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1" // registers the current definitions
+	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 // TestFirstVersion: whatever was in version 1 when it was frozen is there, with the same numbers and types. Plugins are built against it.
@@ -104,6 +107,38 @@ func TestLost(t *testing.T) {
 				t.Errorf("lost = %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestPage: PROTOCOL.md names every field and call that there is, and the numbers of the handshake.
+func TestPage(t *testing.T) {
+	b, err := os.ReadFile("PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{plugin.CookieKey, plugin.CookieValue, plugin.CallKey, strconv.Itoa(plugin.MaxMessage), strconv.Itoa(transform.MaxChanges)}
+	protoregistry.GlobalFiles.RangeFilesByPackage("ksplice.plugin.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Messages().Len() {
+			m := f.Messages().Get(i)
+			for k := range m.Fields().Len() {
+				want = append(want, fmt.Sprintf("`%s.%s`", m.Name(), m.Fields().Get(k).Name()))
+			}
+		}
+		for i := range f.Services().Len() {
+			y := f.Services().Get(i)
+			for k := range y.Methods().Len() {
+				want = append(want, fmt.Sprintf("`%s`", y.Methods().Get(k).Name()))
+			}
+		}
+		return true
+	})
+	if len(want) < 200 {
+		t.Fatalf("only %d names are looked for", len(want))
+	}
+	for _, w := range want {
+		if !strings.Contains(string(b), w) {
+			t.Errorf("PROTOCOL.md does not say %s", w)
+		}
 	}
 }
 
