@@ -1,9 +1,19 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/big"
+	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -115,6 +125,15 @@ func describeBinary(ctx context.Context, kind plugin.Kind, path string) error {
 func Process(kind plugin.Kind, path string) []Check {
 	return bounded([]check{
 		{"process", func(ctx context.Context) error { return process(ctx, kind, path) }},
+		{"by hand", func(ctx context.Context) error { return byHand(ctx, path) }},
+		{"strangers", func(ctx context.Context) error {
+			r, err := start(path)
+			if err != nil {
+				return err
+			}
+			defer r.client.Kill()
+			return strangers(ctx, r.client.ReattachConfig().Addr)
+		}},
 		{"shutdown", func(context.Context) error { return shutdown(path) }},
 		{"terminate", func(ctx context.Context) error { return terminate(ctx, path) }},
 	}, 2*startTimeout)
@@ -153,6 +172,71 @@ func services(ctx context.Context, conn *grpc.ClientConn) error {
 		return fmt.Errorf("%s, a call that no plugin has, must fail with UNIMPLEMENTED, by which later hosts know who has which call: it has the status %s", unknown, code)
 	}
 	return nil
+}
+
+// byHand starts a plugin as a person would: it must say what it is, and end.
+func byHand(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Env = append(os.Environ(), plugin.CookieKey+"=")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	switch code := cmd.ProcessState.ExitCode(); {
+	case cmd.ProcessState == nil:
+		return fmt.Errorf("start %s: %w", path, err)
+	case ctx.Err() != nil || code <= 0:
+		return fmt.Errorf("without the variable %s of a host the process must end with an exit code other than 0: %s", plugin.CookieKey, cmd.ProcessState)
+	case len(stdout) > 0 || stderr.Len() == 0:
+		return fmt.Errorf("without the variable %s of a host the process must say on stderr, not on stdout, what it is: it wrote %d bytes there, and %d here",
+			plugin.CookieKey, stderr.Len(), len(stdout))
+	}
+	return nil
+}
+
+// strangers connects to a plugin as those who are not its host: without a certificate, and with one of their own. It must not talk to them.
+func strangers(ctx context.Context, addr net.Addr) error {
+	own, err := certificate()
+	if err != nil {
+		return err
+	}
+	for what, certificates := range map[string][]tls.Certificate{"without a certificate": nil, "with a certificate of its own": {own}} {
+		dialer := &tls.Dialer{Config: &tls.Config{Certificates: certificates, NextProtos: []string{"h2"}, InsecureSkipVerify: true}}
+		conn, err := dialer.DialContext(ctx, addr.Network(), addr.String())
+		if err != nil {
+			continue
+		}
+		// With TLS 1.3 the client has done its part before the server has seen the certificate.
+		conn.SetDeadline(time.Now().Add(endTimeout))
+		_, err = conn.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")) // RFC 9113, 3.4, with empty SETTINGS
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		conn.Close()
+		if err == nil {
+			return fmt.Errorf("it talks to a client %s: it must demand that of PLUGIN_CLIENT_CERT", what)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("it does not hang up on a client %s within %s", what, endTimeout)
+		}
+	}
+	return nil
+}
+
+// certificate makes one that signed itself, for clients and servers.
+func certificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("make a certificate: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
 // shutdown asks a process to end as a host does in the end.

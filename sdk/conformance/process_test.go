@@ -2,13 +2,11 @@ package conformance
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -35,7 +33,13 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case mode == "is deaf" && len(os.Args) == 1:
 		signal.Ignore(unix.SIGTERM)
-		fmt.Printf("1|1|unix|/nowhere|grpc|%s\n", certificate())
+		c, err := certificate()
+		if err != nil {
+			panic(err)
+		}
+		fmt.Printf("1|1|unix|/nowhere|grpc|%s\n", base64.RawStdEncoding.EncodeToString(c.Certificate[0]))
+		time.Sleep(time.Minute)
+	case mode == "takes anybody for a host":
 		time.Sleep(time.Minute)
 	default:
 		transform.Serve(talker{mode: mode})
@@ -59,20 +63,6 @@ func (p talker) Info(context.Context) (*plugin.Info, error) {
 	return info, nil
 }
 
-// certificate returns one as the handshake has it.
-func certificate() string {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	t := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
-	if err != nil {
-		panic(err)
-	}
-	return base64.RawStdEncoding.EncodeToString(der)
-}
-
 func TestProcess(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -90,6 +80,8 @@ func TestProcess(t *testing.T) {
 		"says two things": {"process", "two answers to one question differ"},
 		"lingers":         {"shutdown", "within two seconds: it ended by killed"},
 		"is deaf":         {"terminate", "it is still there after 1s"},
+
+		"takes anybody for a host": {"by hand", "must end with an exit code other than 0: signal: killed"},
 	} {
 		t.Run(mode, func(t *testing.T) {
 			t.Setenv(modeVariable, mode)
@@ -103,6 +95,35 @@ func TestProcess(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestStrangers: a server that takes clients without a certificate, or with any, is found out.
+func TestStrangers(t *testing.T) {
+	own, err := certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := x509.NewCertPool()
+	known.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate[0]}))
+	for auth, want := range map[tls.ClientAuthType]string{
+		tls.NoClientCert:               "it talks to a client with",
+		tls.RequireAnyClientCert:       "it talks to a client with a certificate of its own",
+		tls.VerifyClientCertIfGiven:    "it talks to a client without a certificate",
+		tls.RequireAndVerifyClientCert: "",
+	} {
+		l, err := tls.Listen("unix", filepath.Join(t.TempDir(), "socket"),
+			&tls.Config{Certificates: []tls.Certificate{own}, ClientAuth: auth, ClientCAs: known, NextProtos: []string{"h2"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := grpc.NewServer()
+		go func() { _ = server.Serve(l) }()
+		err = strangers(t.Context(), l.Addr())
+		server.Stop()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", auth, err, want)
+		}
 	}
 }
 
