@@ -17,7 +17,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,6 +26,7 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/ksplice/ksplice/sdk/internal/wire"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -36,7 +36,7 @@ import (
 // startTimeout bounds the start of a binary, and its description.
 const startTimeout = time.Minute
 
-// endTimeout bounds how long a process may take to end when it is told to: calls may clean up for a few seconds.
+// endTimeout bounds how long a process may take to end when it is told to. A host waits two seconds; machines on which plugins are tested may be slow.
 var endTimeout = 15 * time.Second
 
 // running is a plugin's process.
@@ -134,7 +134,7 @@ func Process(kind plugin.Kind, path string) []Check {
 			defer r.client.Kill()
 			return strangers(ctx, r.client.ReattachConfig().Addr)
 		}},
-		{"shutdown", func(context.Context) error { return shutdown(path) }},
+		{"shutdown", func(ctx context.Context) error { return shutdown(ctx, path) }},
 		{"terminate", func(ctx context.Context) error { return terminate(ctx, path) }},
 	}, 2*startTimeout)
 }
@@ -240,16 +240,18 @@ func certificate() (tls.Certificate, error) {
 }
 
 // shutdown asks a process to end as a host does in the end.
-func shutdown(path string) error {
+func shutdown(ctx context.Context, path string) error {
 	r, err := start(path)
 	if err != nil {
 		return err
 	}
-	r.client.Kill() // asks, and kills two seconds later
-	if w, ok := r.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-		return fmt.Errorf("when it is told to end (plugin.GRPCController.Shutdown) the process must do so within two seconds: it ended by %s", w.Signal())
+	defer r.client.Kill()
+	const call = "/plugin.GRPCController/Shutdown"
+	// A server that is gone before its reply has done what it was told.
+	if err := r.conn.Invoke(ctx, call, &emptypb.Empty{}, &emptypb.Empty{}); err != nil && status.Code(err) != codes.Unavailable {
+		return fmt.Errorf("%s, by which a host says that it is done, must not fail: %w", call, err)
 	}
-	return nil
+	return r.ends(ctx, "when it is told to end by "+call+" (a host kills it after two seconds)")
 }
 
 // terminate ends a process as the kernel does when the host dies.
@@ -266,9 +268,14 @@ func terminate(ctx context.Context, path string) error {
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {
 		return fmt.Errorf("send SIGTERM: %w", err)
 	}
+	return r.ends(ctx, "on SIGTERM, which says that the host has died,")
+}
+
+// ends waits for the end of the process.
+func (r *running) ends(ctx context.Context, when string) error {
 	for end := time.Now().Add(endTimeout); !r.client.Exited(); time.Sleep(10 * time.Millisecond) {
 		if ctx.Err() != nil || time.Now().After(end) {
-			return fmt.Errorf("on SIGTERM, which says that the host has died, the process must end: it is still there after %s", endTimeout)
+			return fmt.Errorf("%s the process must end by itself: it is still there after %s", when, endTimeout)
 		}
 	}
 	return nil

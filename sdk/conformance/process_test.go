@@ -78,7 +78,7 @@ func TestProcess(t *testing.T) {
 	for mode, want := range map[string]struct{ check, words string }{ // the check that is run, all where it is empty, and its error
 		"":                {},
 		"says two things": {"process", "two answers to one question differ"},
-		"lingers":         {"shutdown", "within two seconds: it ended by killed"},
+		"lingers":         {"shutdown", "by itself: it is still there after 1s"},
 		"is deaf":         {"terminate", "it is still there after 1s"},
 
 		"takes anybody for a host": {"by hand", "must end with an exit code other than 0: signal: killed"},
