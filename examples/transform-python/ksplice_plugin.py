@@ -115,7 +115,8 @@ class Calls:
         def handle(request, context):
             number = self.begin(context)
             try:
-                return method(request, context)
+                # A call that was given up before it began does not begin: nobody may wait for it any more.
+                return method(request, context) if context.is_active() else None
             except Exception as e:
                 fail(context, method.__name__, e)
             finally:
@@ -127,7 +128,8 @@ class Calls:
         def handle(request, context):
             number = self.begin(context)
             try:
-                yield from method(request, context)
+                if context.is_active():
+                    yield from method(request, context)
             except Exception as e:
                 fail(context, method.__name__, e)
             finally:
