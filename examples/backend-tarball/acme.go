@@ -72,8 +72,11 @@ func (b *Backend) find(release, version string) (*delivery, error) {
 		if lerr != nil {
 			return nil, lerr
 		}
+		if len(have) == 0 {
+			have = []string{"none"}
+		}
 		return nil, &plugin.Diagnostic{Fault: plugin.FaultUser, Where: release, Summary: "ACME has not delivered this kernel to this machine",
-			Detail: fmt.Sprintf("in %s there are %q; install the package with its delivery, or name another directory with the option deliveries", b.dir, have)}
+			Detail: fmt.Sprintf("in %s there is: %s; install the package with its delivery, or name another directory with the option deliveries", b.dir, strings.Join(have, ", "))}
 	}
 	if err != nil {
 		return nil, err
