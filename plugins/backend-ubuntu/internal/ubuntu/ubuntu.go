@@ -19,10 +19,11 @@
 //     that were made of it. The annotations in the source (debian.master/config/annotations), which it was made of, are not evaluated.
 //   - What the compiler must call itself is CONFIG_CC_VERSION_TEXT, as for every kernel: gcc-13 on 24.04, gcc-12 for HWE kernels on 22.04.
 //
-// What was tried: all of this on an archive that the tests make, with a kernel of the series 6.12 that they build and pack as Ubuntu does
-// (landing pads and return thunks on, objtool run at the final link), from create to a patched, booted kernel and back; and the fields of
-// Packages and Sources, `uname -v` and version signatures as Ubuntu has published them. What was not: Ubuntu's archive itself, its
-// compilers, and kernels of the series 5.15, 6.5, 6.8 and 6.11; whether an update fits a running kernel is proved when it is applied.
+// What was tried: reading Packages and Sources, `uname -v`, version signatures and packaging as Ubuntu has published them, and fetching and
+// unpacking a source package of that format with apt, from archives that the tests make. TestUbuntu (`make ubuntu`) builds and packs a kernel
+// of the series 6.12 as Ubuntu does (landing pads and return thunks on, objtool run at the final link), for an update from create to the
+// patched, booted kernel and back. What was not: Ubuntu's archive itself, its compilers, and kernels of the series 5.15, 6.5, 6.8 and 6.11;
+// whether an update fits a running kernel is proved when it is applied.
 package ubuntu
 
 import (
