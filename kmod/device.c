@@ -287,20 +287,32 @@ static int do_also(struct ksplice_transaction *t, unsigned long arg)
 	return ksplice_also(t, also.id);
 }
 
+/*
+ * What may be written where nobody's signature stands behind it is the
+ * kernel's lockdown to say, as for /dev/mem. What is carried is a part's own,
+ * but which of its bytes go where, user space says.
+ */
+static int may_write(void)
+{
+	return security_locked_down(LOCKDOWN_DEV_MEM);
+}
+
 static int do_carry(struct ksplice_transaction *t, unsigned long arg)
 {
 	struct ksplice_carry carry;
+	int err = may_write();
 
+	if (err)
+		return err;
 	if (copy_in(&carry, arg, sizeof(carry)))
 		return -EFAULT;
 	return ksplice_carry(t, &carry);
 }
 
-/* What may be written where nobody's signature stands behind it is the kernel's lockdown to say, as for /dev/mem. */
 static int do_transfer(struct ksplice_transaction *t, unsigned long arg)
 {
 	struct ksplice_transfer transfer;
-	int err = security_locked_down(LOCKDOWN_DEV_MEM);
+	int err = may_write();
 
 	if (err)
 		return err;

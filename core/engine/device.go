@@ -334,7 +334,10 @@ func (d *Device) Also(id string) error {
 // and a length in bytes.
 func (d *Device) Carry(from, to, length uint64) error {
 	c := carryC{from, to, length}
-	if err := d.ioctl(iocCarry, unsafe.Pointer(&c)); err != nil {
+	if err := d.ioctl(iocCarry, unsafe.Pointer(&c)); errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("carry %d bytes over from %#x: %w; the kernel's lockdown forbids to write what no signature stands behind: "+
+			"undo the older update, then apply this one", length, from, err)
+	} else if err != nil {
 		return fmt.Errorf("carry %d bytes over from %#x: %w", length, from, err)
 	}
 	return nil
