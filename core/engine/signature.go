@@ -20,7 +20,7 @@ type SignatureError struct {
 	// Signature is who signed it; nil: nobody, or Unreadable says what is wrong with the signature.
 	Signature  *modsign.Signature
 	Unreadable error
-	// Altered says that the kernel knows the signer's key, and that the signature is not one of it, or is revoked.
+	// Altered says that the kernel has the signer's certificate, and that the signature is not one of its key, or is revoked.
 	Altered bool
 	Demand  Demand
 	// Errno is the loader's answer; 0: it was not asked.
@@ -43,6 +43,9 @@ func (e *SignatureError) Error() string {
 		text = fmt.Sprintf("it is signed by %s, whose certificate is not among those that this kernel verifies modules with (%s; it has %s): "+
 			"get that certificate from the vendor and enrol it with `mokutil --import CERT.der` and a reboot, or in the firmware's db",
 			e.Signature, e.Demand.why(), e.Demand.trusts())
+		if e.Errno == unix.EKEYREJECTED {
+			text += "; where it is enrolled already, the module was altered behind its signature: get the update again"
+		}
 	}
 	if e.Errno != 0 {
 		text = e.Errno.Error() + "; " + text
@@ -85,6 +88,13 @@ func (d *Demand) trusts() string {
 		return "none that it names"
 	}
 	return strings.Join(d.Keys, ", ")
+}
+
+// has says that a certificate's subject is the issuer of a signer's: it is the signer's own, if nobody else certified that.
+func (d *Demand) has(s *modsign.Signature) bool {
+	return s != nil && s.IssuerName() != "" && slices.ContainsFunc(d.Keys, func(key string) bool {
+		return key == s.IssuerName() || strings.HasSuffix(key, ": "+s.IssuerName()) // with its organisation before it (x509_fabricate_name)
+	})
 }
 
 var (
@@ -139,8 +149,10 @@ func (d *Demand) refused(name string, module []byte, errno unix.Errno) error {
 		if d.Lockdown == "" || d.Disabled {
 			return nil
 		}
-	case unix.EKEYREJECTED: // by sig_enforce where the key is not known or there is none; by the signature itself else
-		e.Altered = !d.Enforced
+	case unix.EKEYREJECTED:
+		// By the signature itself; where sig_enforce is set, as under Secure Boot where IMA has its say (security/integrity/ima/ima_efi.c:
+		// arch_get_ima_policy), also where the key is not known or there is none.
+		e.Altered = !d.Enforced || d.has(s)
 	case unix.ENOKEY, unix.ENODATA:
 	case unix.EBADMSG, unix.ENOPKG:
 		if unsigned {

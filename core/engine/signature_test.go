@@ -93,7 +93,10 @@ func TestRefused(t *testing.T) {
 		{locked, garbled, unix.EBADMSG, "cannot verify its signature"},
 		{locked, good, unix.EPERM, "it is signed by CN=Vendor, serial 2a, whose certificate is not among those that this kernel verifies modules with (its lockdown, which " +
 			"Secure Boot begins, is integrity; it has Acme): get that certificate from the vendor and enrol it"},
-		{enforced, good, unix.EKEYREJECTED, "(module.sig_enforce is set; it has none that it names)"},
+		{enforced, good, unix.EKEYREJECTED, "(module.sig_enforce is set; it has none that it names): get that certificate from the vendor and " +
+			"enrol it with `mokutil --import CERT.der` and a reboot, or in the firmware's db; where it is enrolled already, the module was altered"},
+		{Demand{Enforced: true, Keys: []string{"Acme: Vendor"}}, good, unix.EKEYREJECTED, "its signature by CN=Vendor, serial 2a is refused: the module was altered"},
+		{Demand{Enforced: true, Keys: []string{"Vendors"}}, good, unix.EKEYREJECTED, "it has Vendors"},
 		{locked, good, unix.EKEYREJECTED, "its signature by CN=Vendor, serial 2a is refused: the module was altered"},
 		{plain, good, unix.EBADMSG, "its signature by CN=Vendor, serial 2a is refused: the module was altered"},
 		{locked, good, unix.ENOPKG, "cannot verify its signature: it has no sha256 with rsa"},

@@ -159,6 +159,7 @@ type Signature struct {
 	Hash      string `json:"hash"`
 	Algorithm string `json:"algorithm"`
 
+	name    string // the issuer's common name
 	issuer  []byte // DER
 	serial  *big.Int
 	keyID   []byte
@@ -173,6 +174,9 @@ func (s *Signature) String() string {
 	}
 	return s.Issuer + ", serial " + s.Serial
 }
+
+// IssuerName is the common name of the issuer, which is the signer's own where nobody else certified it; empty: not known.
+func (s *Signature) IssuerName() string { return s.name }
 
 // Parse reads a module's signature, without judging it: ErrUnsigned where there is none, another error where the kernel could not read it.
 func Parse(module []byte) (*Signature, error) {
@@ -256,6 +260,9 @@ func parseMessage(text []byte) (*Signature, error) {
 	}
 	s.issuer, s.serial = id.Issuer.FullBytes, id.Serial
 	s.Issuer, s.Serial = names.String(), id.Serial.Text(16)
+	var n pkix.Name
+	n.FillFromRDNSequence(&names)
+	s.name = n.CommonName
 	return s, nil
 }
 
