@@ -132,7 +132,7 @@ func TestBash(t *testing.T) {
 		{"ksplice,create,--module-source,", []string{"sub"}},
 		{"ksplice,create,--cache,=,", []string{"sub"}},
 		{"ksplice,diff,", []string{"a.o", "sub"}},
-		{"ksplice,plugin,", []string{"list", "check"}},
+		{"ksplice,plugin,", []string{"list", "check", "new", "run"}},
 		{"ksplice,plugin,check,fix.p", []string{"fix.patch"}},
 		{"ksplice,plugin,list,", nil},
 		{"ksplice,completion,z", []string{"zsh"}},
@@ -188,7 +188,7 @@ func TestFish(t *testing.T) {
 		"ksplice apply --repl":         {"--replace"},
 		"ksplice apply --replace 3":    {"3f9c2ab1"},
 		"ksplice apply f":              {"fix.ksplice"},
-		"ksplice plugin ":              {"check", "list"},
+		"ksplice plugin ":              {"check", "list", "new", "run"},
 		"ksplice create --patch fix.p": {"fix.patch"},
 	} {
 		cmd := exec.Command(fish, "--no-config", "-c", fmt.Sprintf("source %s; complete -C %s", script, fishQuote(line)))
