@@ -55,12 +55,37 @@ func TestManual(t *testing.T) {
 	l := prepare(t, "6.1")
 	delete(l.files, guestSettings) // the manual's machine trusts those whose keys it has
 	l.boot(t, vmtest.Options{})
-	// The vendor of the pages.
-	if out, err := l.hostShell(t.Context(), "ksplice keygen --no-password acme"); err != nil {
+	l.vendor(t)
+	for _, path := range pages(t, false) {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
+	}
+}
+
+// vendor gives the pages what they take for granted: the key of a vendor acme, which the machine trusts, and a patch.
+func (l *lab) vendor(t *testing.T) {
+	t.Helper()
+	root, err := filepath.Abs(projectRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KSPLICE_SOURCE", root)
+	if out, err := l.hostShell(t.Context(), "ksplice keygen --no-password acme && cp \"$KSPLICE_SOURCE/examples/patches/proc-version.patch\" fix.patch"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	l.MustRun(t, "sh", "-c", "mkdir -p /etc/ksplice/keys.d && cp /share/acme.pub /etc/ksplice/keys.d/")
-	for _, path := range pages(t, false) {
+}
+
+// TestManualInstalled does the same with the pages for a machine on which the packages are installed: a Debian that boots from a disk.
+func TestManualInstalled(t *testing.T) {
+	vmtest.NeedAll(t)
+	l := prepare(t, "6.1")
+	if err := os.CopyFS(l.share, os.DirFS(makePackages(t, moduleVersion(t)))); err != nil {
+		t.Fatal(err)
+	}
+	image := vmtest.MustBuildImage(t, vmtest.ImageSpec{Series: "6.1"})
+	l.Guest = vmtest.TestImage(t, vmtest.ImageOptions{Image: image, MemoryMiB: 2048, Share: l.share})
+	l.vendor(t)
+	for _, path := range pages(t, true) { // install.md is the first
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
 	}
 }
@@ -92,6 +117,11 @@ func (l *lab) follow(t *testing.T, path string) {
 			if err := os.WriteFile(file, []byte(s.Content), 0o644); err != nil {
 				t.Fatal(err)
 			}
+			continue
+		}
+		if s.Target && s.Command == "reboot" {
+			l.Guest = l.MustReboot(t, "")
+			l.MustRun(t, "sh", "-c", "systemctl is-system-running --wait || :")
 			continue
 		}
 		run := l.hostShell
