@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
  * What user space and the ksplice module say to each other through
- * /dev/ksplice. core/engine mirrors these structures in Go; a change here is a
- * change of KSPLICE_ABI, and user space speaks to older modules.
+ * /dev/ksplice. core/engine mirrors these structures in Go.
+ *
+ * A module may be older than the tools, since it cannot be exchanged while an
+ * update is applied. What is added has a number of its own, and a bit in
+ * features. KSPLICE_ABI changes when something that is here changes. Tools apply
+ * with a module of their own ABI only, but undo with every one: INFO, BEGIN with
+ * KSPLICE_OP_UNDO, ALSO, TRANSFER, FREEZE, COMMIT, WAIT, CONFLICTS, READ, DISARM
+ * and ARRIVED, and what sysfs.c draws, stay what they are in all ABIs.
  *
  * A transaction belongs to the open file that began it, one at a time on the
  * machine. Closing the file drops it unless it was committed.

@@ -381,6 +381,9 @@ func Apply(ctx context.Context, u *update.Update, opts Options) (*Report, error)
 		return nil, err
 	}
 	defer d.Close()
+	if err := d.CanApply(); err != nil {
+		return nil, err
+	}
 	k, err := s.live(d)
 	if err != nil {
 		return nil, err

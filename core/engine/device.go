@@ -17,8 +17,13 @@ import (
 // DevicePath is where the kernel module is spoken to.
 const DevicePath = "/dev/ksplice"
 
-// abi is KSPLICE_ABI of kmod/ksplice_uapi.h that this package speaks.
+// abi is KSPLICE_ABI of kmod/ksplice_uapi.h that this package speaks. With modules of another one it undoes and disarms, as these are
+// the same in all, and does not apply.
 const abi = 1
+
+// ErrABI says that the kernel module that is loaded came with another ksplice, and is too old or too new to apply with.
+var ErrABI = errors.New("updates can be undone with it, but not applied: undo those that are applied, then `rmmod ksplice && modprobe ksplice` " +
+	"loads the installed module; where that is no other, install packages ksplice and ksplice-dkms of one version")
 
 // ErrBusy says that another ksplice is at work on this machine.
 var ErrBusy = errors.New("another ksplice is changing this machine; wait for it")
@@ -206,7 +211,7 @@ type Device struct {
 	info Info
 }
 
-// Open opens the device and checks that the module speaks our language.
+// Open opens the device.
 func Open() (*Device, error) {
 	f, err := os.OpenFile(DevicePath, os.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
@@ -227,11 +232,6 @@ func Open() (*Device, error) {
 		f.Close()
 		return nil, fmt.Errorf("ask ksplice module for its version: %w", err)
 	}
-	if c.abi != abi {
-		f.Close()
-		return nil, fmt.Errorf("the loaded ksplice module speaks ABI %d, this ksplice speaks %d; install matching packages and reload the module",
-			c.abi, abi)
-	}
 	d.info = Info{ABI: c.abi, Slots: c.slots, KeyCopies: c.keyCopies, Ftrace: c.features&1 != 0, Freeze: c.features&2 != 0,
 		Also: c.features&4 != 0, Arm: c.features&8 != 0, Transfer: c.features&16 != 0}
 	return d, nil
@@ -242,6 +242,14 @@ func (d *Device) Close() error { return d.file.Close() }
 
 // Info returns what the module can do.
 func (d *Device) Info() Info { return d.info }
+
+// CanApply returns an error that wraps ErrABI when the module can undo only.
+func (d *Device) CanApply() error {
+	if d.info.ABI != abi {
+		return fmt.Errorf("the loaded ksplice module speaks ABI %d, this ksplice %d: %w", d.info.ABI, abi, ErrABI)
+	}
+	return nil
+}
 
 func (d *Device) ioctl(request uintptr, argument unsafe.Pointer) error {
 	for {
@@ -292,6 +300,11 @@ const lockedAdvice = "the kernel's lockdown forbids it, as lockdown=confidential
 
 // Begin begins the transaction; parts is how many parts will be loaded (apply).
 func (d *Device) Begin(id string, op Op, parts int) error {
+	if op != OpUndo {
+		if err := d.CanApply(); err != nil {
+			return fmt.Errorf("begin %s: %w", id, err)
+		}
+	}
 	c := beginC{op: uint32(op), nrParts: uint32(parts)}
 	if copy(c.id[:len(c.id)-1], id) != len(id) {
 		return fmt.Errorf("begin: id %q is too long", id)

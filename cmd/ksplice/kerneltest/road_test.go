@@ -56,6 +56,7 @@ func TestRoad(t *testing.T) {
 		t.Run("any order", func(t *testing.T) { l.anyOrder(t, files["uptime-words"], files["eventfd-short-read"]) })
 		t.Run("tracers", func(t *testing.T) { l.tracers(t, files["uptime-words"]) })
 		t.Run("asleep", func(t *testing.T) { l.asleep(t, files["eventfd-short-read"]) })
+		t.Run("another ABI", func(t *testing.T) { l.otherABI(t, files["uptime-words"], files["eventfd-short-read"]) })
 		t.Run("killed", func(t *testing.T) { l.killed(t, files["uptime-words"]) })
 		t.Run("refused", func(t *testing.T) { l.refusals(t, files) })
 		t.Run("rounds", func(t *testing.T) { l.rounds(t, files["uptime-words"]) })
