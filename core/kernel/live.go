@@ -93,7 +93,7 @@ func (k *Kernel) openKcore() error {
 			k.Identity.Machine = uint16(f.Machine)
 			f.Close()
 		}
-		return nil
+		return k.readable()
 	}
 	path := k.path("/proc/kcore")
 	f, err := os.Open(path)
@@ -114,6 +114,18 @@ func (k *Kernel) openKcore() error {
 	}
 	k.closers = append(k.closers, f)
 	k.Memory, k.Identity.Machine = c.virtual, c.machine
+	return nil
+}
+
+// readable returns an error where nobody may read the memory that was given: matching would only find that nothing is there.
+func (k *Kernel) readable() error {
+	s := k.Symbols.LookupIn("", "_stext")
+	if len(s) != 1 {
+		return nil
+	}
+	if err := k.Memory.ReadMemory(make([]byte, 1), s[0].Address); errors.Is(err, unix.EPERM) {
+		return err
+	}
 	return nil
 }
 
