@@ -140,14 +140,14 @@ func (l *lab) follow(t *testing.T, path string) {
 
 // shell runs a line on the machine that is updated, in the shared directory, and returns all that it prints.
 func (l *lab) shell(ctx context.Context, line string) (string, error) {
-	r, err := l.Run(ctx, "sh", "-c", "cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
+	r, err := l.Run(ctx, "sh", "-c", "exec 2>&1; cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
 	if err != nil {
 		return "", err
 	}
 	if r.Exit != 0 {
 		err = fmt.Errorf("exit status %d", r.Exit)
 	}
-	return r.Stdout + r.Stderr, err
+	return r.Stdout, err
 }
 
 // hostShell runs a line where updates are made.
