@@ -39,6 +39,14 @@ func TestPersist(t *testing.T) {
 	}
 
 	s.Guest = vmtest.TestImage(t, vmtest.ImageOptions{Image: image, MemoryMiB: 2048, Share: s.share})
+	defer func() {
+		if t.Failed() {
+			r, err := s.Run(t.Context(), "sh", "-c", "exec 2>&1; systemctl status --no-pager -l ksplice.service; journalctl -b --no-pager -u ksplice.service; ls -lR /var/lib/ksplice; cat /var/lib/ksplice/*.json /proc/cmdline")
+			if err == nil {
+				t.Log(r.Stdout)
+			}
+		}
+	}()
 	again := func(more string) {
 		t.Helper()
 		began := time.Now()
