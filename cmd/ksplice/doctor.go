@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/ksplice/ksplice/core/doctor"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/machine"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/pluginhost"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -101,6 +103,7 @@ func (e *env) patient(ctx context.Context) (*doctor.Machine, error) {
 		return d.Close()
 	}
 	m.Plugins, m.Health = e.host.List(ctx), e.health
+	m.Updates = e.decided(flags.kernel, flags.version)
 	if dir, err := os.UserCacheDir(); err == nil {
 		flags.cache = filepath.Join(dir, "ksplice")
 	}
@@ -157,4 +160,25 @@ func (e *env) health(ctx context.Context, p *pluginhost.Found) error {
 		return err
 	}
 	return base.Health(ctx)
+}
+
+// decided is what the machine has decided about updates.
+func (e *env) decided(release, version string) doctor.Updates {
+	u := doctor.Updates{Unsigned: e.config.Trust.AllowUnsigned}
+	keys, err := e.keys()
+	if u.KeysErr = err; err == nil {
+		for _, k := range keys.Trusted {
+			u.Keys = append(u.Keys, doctor.Trusted{Name: k.Name, From: k.From, Until: k.Until})
+		}
+	}
+	list, err := persist.Default().List()
+	if err == nil {
+		u.Persistent = len(slices.DeleteFunc(list, func(p persist.Entry) bool { return p.Release != release || p.Version != version }))
+		var guarded *persist.Attempt
+		if guarded, err = persist.Default().Guarded(); guarded != nil && guarded.Suspended {
+			u.Suspended = (&persist.SuspendedError{Attempt: *guarded}).Error()
+		}
+	}
+	u.PersistentErr = err
+	return u
 }

@@ -90,6 +90,9 @@ A vendor makes an update from a patch; an administrator checks, applies and undo
     ksplice undo ID
 `
 
+// overviewWidth is how many letters of a command's arguments the overview has room for.
+const overviewWidth = 40
+
 func overview(w io.Writer) {
 	fmt.Fprint(w, introduction+"\nCommands:\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -97,7 +100,11 @@ func overview(w io.Writer) {
 		if c.hidden {
 			continue
 		}
-		fmt.Fprintf(t, "    %s\t%s\n", strings.TrimSpace(c.name+" "+c.args), c.summary)
+		args := c.args
+		if first, _, several := strings.Cut(args, " | "); several && len(args) > overviewWidth {
+			args = first + " | ..."
+		}
+		fmt.Fprintf(t, "    %s\t%s\n", strings.TrimSpace(c.name+" "+args), c.summary)
 	}
 	t.Flush()
 	var codes []string

@@ -32,7 +32,7 @@ func pluginCommand() *command {
 	var flags pluginFlags
 	var fresh newFlags
 	return &command{
-		name: "plugin", args: "list | new | check | run ...",
+		name: "plugin", args: "list | new KIND NAME | check BINARY | run BINARY [CALL [REQUEST]]",
 		summary: "list the plugins that ksplice finds; begin one, check it, drive it by hand",
 		help: `list looks through the directories for plugins and asks each who it is. A plugin that would not be used is
 listed with the reason, and so is an executable that is not called as plugins are. The directories are those of the

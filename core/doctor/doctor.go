@@ -85,6 +85,8 @@ type Machine struct {
 	Backend func(context.Context) (string, error)
 	// CompilerVersion returns the first line of what a compiler says to --version.
 	CompilerVersion func(ctx context.Context, command string) (string, error)
+	// Updates is what the machine has decided about updates.
+	Updates Updates
 	// Cache is the directory for trees and objects, Free the bytes that a user may still write below a path that exists.
 	Cache string
 	Free  func(path string) (uint64, error)
@@ -109,6 +111,8 @@ func Checks() []Check {
 		{"freezing", Apply, freezing},
 		{"state directory", Apply, state},
 		{"leftovers", Apply, leftovers},
+		{"trusted keys", Apply, keys},
+		{"persistent updates", Apply, persistent},
 		{"backend", Create, backend},
 		{"compiler", Create, compiler},
 		{"cache", Create, cache},

@@ -84,7 +84,7 @@ const (
 
 func healthy(t *testing.T) patient {
 	p := patient{&Machine{
-		Root: t.TempDir(), Release: testRelease, ELF: 62, Now: &machine.Machine{}, Device: func() error { return nil },
+		Updates: Updates{Keys: []Trusted{{Name: "acme"}}}, Root: t.TempDir(), Release: testRelease, ELF: 62, Now: &machine.Machine{}, Device: func() error { return nil },
 		Plugins:         []pluginhost.Found{{File: "arch-x86_64", Info: plugin.Info{Kind: plugin.KindArch, Name: "x86_64", Version: "1", Machines: []uint16{62}}}},
 		Health:          func(context.Context, *pluginhost.Found) error { return nil },
 		Backend:         func(context.Context) (string, error) { return "Debian 6.1.192-3 by backend debian", nil },

@@ -1,0 +1,77 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Updates is what the machine has decided about updates: whose it takes, and which are applied at boot.
+type Updates struct {
+	// Keys are the trusted keys by name, each with the instant behind its last day (zero: none); KeysErr says why nobody is trusted.
+	Keys    []Trusted
+	KeysErr error
+	// Unsigned says that the configuration takes what nobody has signed.
+	Unsigned bool
+	// Persistent is how many are applied at boot of the running kernel, Suspended why none is; PersistentErr why that is not known.
+	Persistent    int
+	Suspended     string
+	PersistentErr error
+}
+
+// Trusted is a key.
+type Trusted struct {
+	Name        string
+	From, Until time.Time
+}
+
+// soon is how long before its end a key is warned of.
+const soon = 30 * 24 * time.Hour
+
+// keys are those of whom the machine takes updates.
+func keys(_ context.Context, m *Machine) []Finding {
+	u := &m.Updates
+	if u.KeysErr != nil {
+		return []Finding{{Wrong, "nobody is trusted: " + u.KeysErr.Error(), "mend the file; until then every update is refused"}}
+	}
+	var out []Finding
+	if u.Unsigned {
+		out = append(out, Finding{Warning, "the configuration takes updates that nobody has signed", "take allow_unsigned out of [trust], unless updates are tried on this machine"})
+	}
+	now := time.Now()
+	var valid []string
+	for _, k := range u.Keys {
+		switch {
+		case !k.Until.IsZero() && !now.Before(k.Until):
+			out = append(out, Finding{Warning, fmt.Sprintf("key %s has expired", k.Name), "get the new key of its owner, and compare it with what he publishes"})
+			continue
+		case !k.Until.IsZero() && now.Add(soon).After(k.Until):
+			out = append(out, Finding{Warning, fmt.Sprintf("key %s expires on %s", k.Name, k.Until.Add(-time.Second).Format(time.DateOnly)), "get the new key of its owner"})
+		case now.Before(k.From):
+			continue
+		}
+		valid = append(valid, k.Name)
+	}
+	switch {
+	case len(valid) > 0:
+		out = append(out, Finding{Verdict: Good, Found: "updates are taken of " + strings.Join(valid, ", ")})
+	case !u.Unsigned:
+		out = append(out, Finding{Wrong, "no key is trusted, so that every update is refused", "put the vendor's key into /etc/ksplice/keys.d (ksplice verify --help)"})
+	}
+	return out
+}
+
+// persistent are the updates that are applied at boot.
+func persistent(_ context.Context, m *Machine) []Finding {
+	u := &m.Updates
+	switch {
+	case u.PersistentErr != nil:
+		return []Finding{{Warning, u.PersistentErr.Error(), "until then nothing is applied at boot"}}
+	case u.Suspended != "":
+		return []Finding{{Warning, u.Suspended, "take the update away that did it (ksplice persist remove ID), then ksplice persist resume"}}
+	case u.Persistent > 0:
+		return []Finding{{Verdict: Good, Found: fmt.Sprintf("%d applied at each boot of this kernel", u.Persistent)}}
+	}
+	return nil
+}

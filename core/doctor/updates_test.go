@@ -1,0 +1,42 @@
+package doctor
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+func TestUpdates(t *testing.T) {
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		name string
+		u    Updates
+		run  func(*Machine) []Finding
+		want []Verdict
+	}{
+		{"no key", Updates{}, atKeys, []Verdict{Wrong}},
+		{"a bad key file", Updates{KeysErr: errors.New("acme.pub: writable by everybody"), Unsigned: true}, atKeys, []Verdict{Wrong}},
+		{"a key", Updates{Keys: []Trusted{{Name: "acme"}}}, atKeys, []Verdict{Good}},
+		{"an expired key", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(-day)}}}, atKeys, []Verdict{Warning, Wrong}},
+		{"an expired key and another", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(-day)}, {Name: "site"}}}, atKeys, []Verdict{Warning, Good}},
+		{"a key that expires soon", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(day)}}}, atKeys, []Verdict{Warning, Good}},
+		{"a key of the future", Updates{Keys: []Trusted{{Name: "acme", From: time.Now().Add(day)}}}, atKeys, []Verdict{Wrong}},
+		{"a machine to try on", Updates{Unsigned: true}, atKeys, []Verdict{Warning}},
+		{"nothing at boot", Updates{}, atBoot, nil},
+		{"something at boot", Updates{Persistent: 2}, atBoot, []Verdict{Good}},
+		{"a boot that died", Updates{Persistent: 2, Suspended: "the boot died"}, atBoot, []Verdict{Warning}},
+		{"a damaged list", Updates{PersistentErr: errors.New("damaged")}, atBoot, []Verdict{Warning}},
+	} {
+		got := c.run(&Machine{Updates: c.u})
+		same := len(got) == len(c.want)
+		for i := range got {
+			same = same && got[i].Verdict == c.want[i] && got[i].Found != "" && (got[i].Verdict == Good) == (got[i].Do == "")
+		}
+		if !same {
+			t.Errorf("%s: %+v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func atKeys(m *Machine) []Finding { return keys(nil, m) }
+func atBoot(m *Machine) []Finding { return persistent(nil, m) }
