@@ -49,7 +49,13 @@ type env struct {
 }
 
 func commands() []*command {
-	return []*command{createCommand(), checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(), unameCommand(), doctorCommand(), inspectCommand(), diffCommand(), matchCommand(), pluginCommand(), arriveCommand(), verifyCommand(), signCommand(), keygenCommand(), configCommand(), completionCommand(), manCommand()}
+	return []*command{
+		createCommand(), inspectCommand(), signCommand(), verifyCommand(), keygenCommand(),
+		checkCommand(), applyCommand(), statusCommand(), undoCommand(), persistCommand(),
+		unameCommand(), doctorCommand(), configCommand(),
+		pluginCommand(), diffCommand(), matchCommand(), completionCommand(),
+		manCommand(), arriveCommand(),
+	}
 }
 
 func main() {
