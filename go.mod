@@ -1,6 +1,6 @@
 module github.com/ksplice/ksplice
 
-go 1.26.0
+go 1.26.4
 
 require (
 	aead.dev/minisign v0.3.0

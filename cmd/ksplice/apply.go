@@ -307,6 +307,9 @@ Somebody whom this machine trusts must have signed the update (ksplice verify sa
 			r, err := apply.Apply(ctx, u, opts)
 			p.close()
 			if persistent.already(err) {
+				if len(opts.Replace) > 0 {
+					return fmt.Errorf("%w, so that it takes nobody's place now: leave --replace away, or undo it first", err)
+				}
 				r, err = &apply.Report{ID: u.Manifest.ID, Notes: []string{"it was applied before"}}, nil
 			}
 			if err != nil {
@@ -314,9 +317,11 @@ Somebody whom this machine trusts must have signed the update (ksplice verify sa
 			}
 			e.event.applied(r)
 			if persistent.on {
-				if err := persistent.set(u, path, opts.Replace); err != nil {
+				notes, err := persistent.set(u, &by, opts.Replace)
+				if err != nil {
 					return err
 				}
+				r.Notes = append(r.Notes, notes...)
 			}
 			return e.result(by.report(r), func(w io.Writer) {
 				by.print(w)
@@ -368,14 +373,17 @@ persistent is not applied at boot any more.`,
 			opts.Stage = p.begin
 			r, err := apply.Undo(ctx, id, opts)
 			p.close()
-			if err != nil {
+			if r == nil {
 				e.event.add(fieldID, id)
 				return err
 			}
 			e.event.undone(r)
-			forgotten, err := persist.Default().Remove(r.ID)
+			forgotten, keptErr := persist.Default().Remove(r.ID)
+			if keptErr != nil {
+				err = errors.Join(err, fmt.Errorf("update %s is undone, but may be applied again at the next boot: %w", r.ID, keptErr))
+			}
 			if err != nil {
-				return fmt.Errorf("update %s is undone, but may be applied again at the next boot: %w", r.ID, err)
+				return err
 			}
 			return e.result(r, func(w io.Writer) {
 				if r.Pause > 0 { // the functions of a module's init have gone before

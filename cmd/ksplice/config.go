@@ -104,10 +104,23 @@ func readConfig(path string) (*config, error) {
 		path = configDefault
 	}
 	c := &config{path: path}
-	meta, err := toml.DecodeFile(path, c)
+	// Who owns a link in the path may turn it at any moment: what is asked about and what is read is where it leads to now.
+	real, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, os.ErrNotExist) && !named {
 		return c, nil
 	}
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return nil, usagef("configuration %s: %v", path, err)
+	}
+	if os.Geteuid() == 0 && real != os.DevNull {
+		if err := rootonly.File(real); err != nil {
+			return nil, usagef("configuration %s: it says what root runs and whom root trusts, but somebody else could change it: %v (chown root, chmod go-w)", path, err)
+		}
+	}
+	meta, err := toml.DecodeFile(real, c)
 	if err != nil {
 		return nil, usagef("configuration %s: %v", path, err)
 	}
@@ -119,27 +132,7 @@ func readConfig(path string) (*config, error) {
 			return nil, usagef("configuration %s: plugins.dirs: %q is no absolute path", path, d)
 		}
 	}
-	if os.Geteuid() == 0 {
-		if err := rootsOwn(path); err != nil {
-			return nil, usagef("configuration %s: it says what root runs and whom root trusts, but somebody else could change it: %v (chown root, chmod go-w)", path, err)
-		}
-	}
 	return c, nil
-}
-
-// rootsOwn returns an error that says who else could change the file. What is no file at all, as /dev/null, nobody can.
-func rootsOwn(path string) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	if real, err = filepath.Abs(real); err != nil {
-		return err
-	}
-	if info, err := os.Stat(real); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	return rootonly.File(real)
 }
 
 // dirs are those that plugins are looked for in, in order.

@@ -23,6 +23,7 @@ import (
 	"github.com/ksplice/ksplice/core/machine"
 	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
@@ -100,7 +101,7 @@ func (e *env) patient(ctx context.Context) (*doctor.Machine, error) {
 		if err != nil {
 			return err
 		}
-		return d.Close()
+		return errors.Join(d.CanApply(), d.Close())
 	}
 	m.Plugins, m.Health = e.host.List(ctx), e.health
 	m.Updates = e.decided(flags.kernel, flags.version)
@@ -168,15 +169,18 @@ func (e *env) decided(release, version string) doctor.Updates {
 	keys, err := e.keys()
 	if u.KeysErr = err; err == nil {
 		for _, k := range keys.Trusted {
+			if slices.ContainsFunc(keys.Revoked, func(r *trust.Key) bool { return r.ID() == k.ID() }) {
+				continue
+			}
 			u.Keys = append(u.Keys, doctor.Trusted{Name: k.Name, From: k.From, Until: k.Until})
 		}
 	}
 	list, err := persist.Default().List()
 	if err == nil {
 		u.Persistent = len(slices.DeleteFunc(list, func(p persist.Entry) bool { return p.Release != release || p.Version != version }))
-		var guarded *persist.Attempt
-		if guarded, err = persist.Default().Guarded(); guarded != nil && guarded.Suspended {
-			u.Suspended = (&persist.SuspendedError{Attempt: *guarded}).Error()
+		var died *persist.Attempt
+		if died, err = diedOf(persist.Default()); died != nil {
+			u.Suspended = (&persist.SuspendedError{Attempt: *died}).Error()
 		}
 	}
 	u.PersistentErr = err

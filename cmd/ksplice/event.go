@@ -125,7 +125,9 @@ func (v *event) entry(err error) *journal.Entry {
 		if code == exitUsage {
 			return nil
 		}
-		kind, text = eventFailed, fmt.Sprintf("%s failed: %v", v.operation, err)
+		if kind.id == "" { // else it was done, and what failed came behind it
+			kind, text = eventFailed, fmt.Sprintf("%s failed: %v", v.operation, err)
+		}
 		var conflict *apply.ConflictError
 		if errors.As(err, &conflict) && len(conflict.Conflicts) > 0 {
 			var lines []string

@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/ksplice/ksplice/core/kept"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/pluginhost"
+	"github.com/ksplice/ksplice/core/trust"
 )
 
 func manCommand() *command {
@@ -242,8 +244,12 @@ func mainPage(version, date string) page {
 	r.section("ENVIRONMENT")
 	r.item(bold(pluginhost.PathVariable), "Directories in which plugins are looked for behind those of the configuration, separated as in $PATH.")
 	r.item(bold("XDG_CACHE_HOME"), "Trees and objects are kept below it, in ksplice/; by default ~/.cache/ksplice.")
+	r.item(bold(passwordVariable), "The password of a secret key to sign with, where no file is named.")
 	r.section("FILES")
 	r.item(italic(configDefault), "The configuration; it need not be there.")
+	r.item(italic(trust.DefaultDir), "Keys of those whose updates this machine takes: NAME.pub; and those that it takes none of any more: NAME.revoked.")
+	r.item(italic(persist.Root), "Updates that are applied at each boot.")
+	r.item(italic(persist.DisableFile), "While it is there, nothing is applied at boot.")
 	r.item(italic(kept.Root), "What is known of the updates of this boot. Undo needs it.")
 	r.item(italic("/sys/kernel/ksplice"), "What the kernel module shows of updates.")
 	r.section("JOURNAL")

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/ksplice/ksplice/core/doctor"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/update"
@@ -72,7 +73,7 @@ func (e *env) listPersistent(store persist.Store) error {
 	if err != nil {
 		return err
 	}
-	guarded, err := store.Guarded()
+	died, err := diedOf(store)
 	if err != nil {
 		return err
 	}
@@ -85,8 +86,8 @@ func (e *env) listPersistent(store persist.Store) error {
 		rows[i] = persistent{entry, entry.Release == release && entry.Version == version}
 	}
 	return e.result(rows, func(w io.Writer) {
-		if guarded != nil && guarded.Suspended {
-			fmt.Fprintf(e.err, "ksplice persist: %v\n", &persist.SuspendedError{Attempt: *guarded})
+		if died != nil {
+			fmt.Fprintf(e.err, "ksplice persist: %v\n", &persist.SuspendedError{Attempt: *died})
 		}
 		if len(rows) == 0 {
 			fmt.Fprintln(w, "no persistent updates")
@@ -126,11 +127,11 @@ func (e *env) removePersistent(store persist.Store, prefix string) error {
 }
 
 func (e *env) resume(store persist.Store) error {
-	guarded, err := store.Guarded()
+	died, err := diedOf(store)
 	if err != nil {
 		return err
 	}
-	suspended := guarded != nil && guarded.Suspended
+	suspended := died != nil
 	if suspended {
 		if err := store.Settle(); err != nil {
 			return err
@@ -145,11 +146,13 @@ func (e *env) resume(store persist.Store) error {
 	})
 }
 
-// reapplied is what came of one update at boot.
-type reapplied struct {
-	ID string `json:"id"`
-	// Code is the exit code that `ksplice apply` would have had.
-	Code int `json:"exit_code"`
+// diedOf returns the attempt of the boot that died of its updates; nil: none did.
+func diedOf(store persist.Store) (*persist.Attempt, error) {
+	id, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	return store.Died(id)
 }
 
 // bootError says that updates could not be applied at boot.
@@ -186,7 +189,7 @@ func (e *env) boot(ctx context.Context, store persist.Store, settle time.Duratio
 	}
 	if why != "" {
 		notify("READY=1\nSTATUS=nothing applied: " + why)
-		return e.result([]reapplied{}, func(w io.Writer) { fmt.Fprintf(w, "nothing applied\t%s\n", why) })
+		return e.result([]string{}, func(w io.Writer) { fmt.Fprintf(w, "nothing applied\t%s\n", why) })
 	}
 	id, err := bootID()
 	if err != nil {
@@ -195,56 +198,59 @@ func (e *env) boot(ctx context.Context, store persist.Store, settle time.Duratio
 	if err := store.Begin(id); err != nil {
 		return err
 	}
-	loadModule(ctx, e)
-	var done []reapplied
-	failed := &bootError{}
-	for _, entry := range here {
-		notify("STATUS=applying " + entry.ID)
-		if err := store.Applying(id, entry.ID); err != nil {
-			return err
-		}
-		code := e.reapply(ctx, store, entry)
-		done = append(done, reapplied{entry.ID, code})
-		if code != exitOK {
-			failed.ids = append(failed.ids, entry.ID)
-		}
-		if ctx.Err() != nil {
-			break
-		}
+	// From here on the guard is there, and goes whatever becomes of the updates: whoever has this process end in good order, and whoever waits for its
+	// end, has a machine that lives.
+	done, applyErr := e.applyAll(ctx, store, id, here)
+	status := fmt.Sprintf("%d of %s applied", len(done), counted(len(here), "update"))
+	if applyErr == nil {
+		notify("READY=1\nSTATUS=" + status)
 	}
-	status := fmt.Sprintf("%d of %s applied", len(here)-len(failed.ids), counted(len(here), "update"))
-	notify("READY=1\nSTATUS=" + status)
-	if err := e.result(done, func(w io.Writer) { fmt.Fprintf(w, "boot\t%s\n", status) }); err != nil {
-		return err
-	}
-	// Whoever has this process end in good order has a machine that lives.
+	printErr := e.result(done, func(w io.Writer) { fmt.Fprintf(w, "boot\t%s\n", status) })
 	select {
 	case <-ctx.Done():
 	case <-time.After(settle):
 	}
-	if err := store.Settle(); err != nil {
-		return err
-	}
-	if len(failed.ids) > 0 {
-		return failed
-	}
-	return nil
+	return errors.Join(applyErr, printErr, store.Settle())
 }
 
-// reapply runs `ksplice apply` as it was run when the update was made persistent, and returns its exit code.
-func (e *env) reapply(ctx context.Context, store persist.Store, entry persist.Entry) int {
-	applied, err := isApplied(entry.ID)
-	if err != nil {
-		return e.fail(persistCommand(), err)
+// applyAll applies updates, one after the other, and returns those that are in force. The error names the others.
+func (e *env) applyAll(ctx context.Context, store persist.Store, boot string, list []persist.Entry) ([]string, error) {
+	loadModule(ctx, e)
+	done := []string{}
+	failed := &bootError{}
+	var errs []error
+	for _, entry := range list {
+		err := ctx.Err()
+		if err == nil {
+			notify("STATUS=applying " + entry.ID)
+			if err = store.Applying(boot, entry.ID); err == nil {
+				var in bool
+				if in, err = e.reapply(ctx, store, entry); in {
+					done = append(done, entry.ID)
+					continue
+				}
+			}
+		}
+		failed.ids = append(failed.ids, entry.ID)
+		errs = append(errs, err)
 	}
-	if applied {
-		return exitOK
+	if len(failed.ids) > 0 {
+		errs = append(errs, failed)
+	}
+	return done, errors.Join(errs...)
+}
+
+// reapply runs `ksplice apply` as it was run when the update was made persistent, and says whether it is in force. What is wrong apply says itself.
+func (e *env) reapply(ctx context.Context, store persist.Store, entry persist.Entry) (bool, error) {
+	applied, err := isApplied(entry.ID)
+	if applied || err != nil {
+		return applied, err
 	}
 	out := e.out
 	if e.json {
 		out = io.Discard // standard output holds one value
 	}
-	return run(ctx, append(append([]string{"apply"}, entry.Flags...), store.File(entry.ID)), out, e.err)
+	return run(ctx, append(append([]string{"apply"}, entry.Flags...), store.File(entry.ID)), out, e.err) == exitOK, nil
 }
 
 // isApplied says whether an update is in force already, as it is when the service is started again.
@@ -315,8 +321,8 @@ func (k *keep) flags(fs *pflag.FlagSet) {
 	fs.BoolVar(&k.on, "persist", false, "apply it again at each boot of this kernel, with the same flags (ksplice persist)")
 }
 
-// set makes an update persistent, in the place of those that it replaced.
-func (k *keep) set(u *update.Update, path string, replaced []string) error {
+// set makes an update persistent as it was verified, in the place of those that it replaced, and returns what the administrator must know.
+func (k *keep) set(u *update.Update, by *trusted, replaced []string) ([]string, error) {
 	// What is said of this run only, and what is true at no other time.
 	not := []string{"persist", "replace", "json", "verbose", "help"}
 	flags := []string{}
@@ -335,18 +341,58 @@ func (k *keep) set(u *update.Update, path string, replaced []string) error {
 		flags = append(flags, "--"+f.Name+"="+value)
 	})
 	if err != nil {
-		return fmt.Errorf("make update %s persistent: %w", u.Manifest.ID, err)
+		return nil, fmt.Errorf("make update %s persistent: %w", u.Manifest.ID, err)
 	}
 	m := &u.Manifest
 	release, version, err := running()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	entry := persist.Entry{ID: m.ID, Description: m.Description, Release: release, Version: version, Added: time.Now().UTC().Truncate(time.Second), Flags: flags}
-	if err := persist.Default().Add(entry, path, replaced); err != nil {
-		return fmt.Errorf("update %s is applied, but will not be at the next boot: %w", m.ID, err)
+	entry := persist.Entry{ID: m.ID, Description: m.Description, Release: release, Version: version, Added: time.Now().UTC().Truncate(time.Second), Base: m.Base, Flags: flags}
+	store := persist.Default()
+	if err := store.Add(entry, by.sealed, by.beside, replaced); err != nil {
+		return nil, fmt.Errorf("update %s is applied, but will not be at the next boot: %w", m.ID, err)
 	}
-	return nil
+	return atNextBoot(store, release, version)
+}
+
+// atNextBoot says what will be otherwise at the next boot than it is now, or keeps updates from being applied there.
+func atNextBoot(store persist.Store, release, version string) ([]string, error) {
+	var notes []string
+	list, err := store.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range list {
+		if entry.Release != release || entry.Version != version {
+			continue
+		}
+		applied, err := isApplied(entry.ID)
+		if err != nil {
+			return nil, err
+		}
+		if !applied {
+			notes = append(notes, fmt.Sprintf("persistent update %s is not applied now, and goes in at the next boot: ksplice persist remove %s, if it must not", entry.ID, entry.ID))
+		}
+	}
+	if !doctor.ServiceEnabled("") {
+		notes = append(notes, "nothing applies updates at boot yet: systemctl enable "+doctor.Service)
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	if why := persist.Disabled(string(cmdline), persist.DisableFile); why != "" {
+		notes = append(notes, "nothing is applied at boot: "+why)
+	}
+	died, err := diedOf(store)
+	if err != nil {
+		return nil, err
+	}
+	if died != nil {
+		notes = append(notes, (&persist.SuspendedError{Attempt: *died}).Error())
+	}
+	return notes, nil
 }
 
 // already says that an update is applied, which --persist takes for done.

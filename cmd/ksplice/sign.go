@@ -156,7 +156,10 @@ func writeNew(path string, content []byte, mode os.FileMode) error {
 }
 
 // password is where that of a secret key comes from.
-type password struct{ flag, file string }
+type password struct {
+	flag, file string
+	variable   bool // it came from the environment
+}
 
 // maxPassword bounds it, in bytes, as minisign does.
 const maxPassword = 1024
@@ -185,7 +188,9 @@ func (p *password) read(ctx context.Context, prompt string) (string, error) {
 		return string(line), nil
 	}
 	if said, ok := os.LookupEnv(passwordVariable); ok {
-		return said, nil
+		// Plugins and other programs that are run get our environment, and are not to have it.
+		p.variable = true
+		return said, os.Unsetenv(passwordVariable)
 	}
 	return p.ask(ctx, prompt)
 }
@@ -233,7 +238,7 @@ func (p *password) choose(ctx context.Context) (string, error) {
 	if said == "" {
 		return "", usagef("the password is empty: choose one, or say --no-password")
 	}
-	if _, set := os.LookupEnv(passwordVariable); p.file == "" && !set {
+	if p.file == "" && !p.variable {
 		again, err := p.ask(ctx, "Once more: ")
 		if err != nil {
 			return "", err

@@ -82,23 +82,36 @@ func printSignatures(w io.Writer, verdicts []trust.Verdict) {
 type trusted struct {
 	allow bool
 	by    *trust.Verdict // nil: of nobody, which is allowed
+
+	// What was verified: the file, and the signatures beside it.
+	sealed *update.Sealed
+	beside []trust.Signature
+	fs     *pflag.FlagSet
 }
 
 func (t *trusted) flags(fs *pflag.FlagSet) {
+	t.fs = fs
 	fs.BoolVar(&t.allow, "allow-unsigned", false, "take an update that nobody whom this machine trusts has signed")
 }
 
 // verify wants somebody trusted to have signed the update, or that not to matter.
 func (t *trusted) verify(e *env, path string, s *update.Sealed) error {
-	t.allow = t.allow || e.config.Trust.AllowUnsigned
+	allow := t.allow
+	if !t.fs.Changed("allow-unsigned") {
+		allow = e.config.Trust.AllowUnsigned
+	}
+	t.sealed = s
 	signed, err := signatures(path, s)
 	if err == nil {
+		for _, beside := range signed[1:] {
+			t.beside = beside.Signatures
+		}
 		var keys *trust.Keys
 		if keys, err = e.keys(); err == nil {
 			t.by, err = keys.Verify(time.Now(), signed...)
 		}
 	}
-	if err != nil && t.allow {
+	if err != nil && allow {
 		// Who could bring a bad signature could have left it away.
 		e.log.Info("the update is of nobody whom this machine trusts", "file", path, "error", err)
 		return nil

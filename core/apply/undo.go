@@ -143,8 +143,9 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 	if err != nil {
 		return nil, errors.Join(err, rearm(d, waiting, opts.Helper))
 	}
+	// It is undone: whatever comes now, the caller must know that.
 	if err := kept.Default().Forget(id); err != nil {
-		return nil, err
+		return report, err
 	}
 	stage("unload")
 	for _, a := range going {
@@ -154,7 +155,7 @@ func Undo(ctx context.Context, prefix string, opts Options) (*UndoReport, error)
 		}
 		for _, name := range slices.Backward(a.Parts) {
 			if err := engine.Unload(context.WithoutCancel(ctx), name); err != nil {
-				return nil, err
+				return report, err
 			}
 		}
 	}

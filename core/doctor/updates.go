@@ -3,6 +3,8 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -49,6 +51,7 @@ func keys(_ context.Context, m *Machine) []Finding {
 		case !k.Until.IsZero() && now.Add(soon).After(k.Until):
 			out = append(out, Finding{Warning, fmt.Sprintf("key %s expires on %s", k.Name, k.Until.Add(-time.Second).Format(time.DateOnly)), "get the new key of its owner"})
 		case now.Before(k.From):
+			out = append(out, Finding{Warning, fmt.Sprintf("key %s is not valid before %s", k.Name, k.From.Format(time.DateOnly)), "wait until then, or look at the clock"})
 			continue
 		}
 		valid = append(valid, k.Name)
@@ -62,6 +65,15 @@ func keys(_ context.Context, m *Machine) []Finding {
 	return out
 }
 
+// Service applies persistent updates at boot.
+const Service = "ksplice.service"
+
+// ServiceEnabled says whether it is run at boot (systemctl enable), by the file system below root.
+func ServiceEnabled(root string) bool {
+	_, err := os.Lstat(filepath.Join(root, "/etc/systemd/system/sysinit.target.wants", Service))
+	return err == nil
+}
+
 // persistent are the updates that are applied at boot.
 func persistent(_ context.Context, m *Machine) []Finding {
 	u := &m.Updates
@@ -70,6 +82,8 @@ func persistent(_ context.Context, m *Machine) []Finding {
 		return []Finding{{Warning, u.PersistentErr.Error(), "until then nothing is applied at boot"}}
 	case u.Suspended != "":
 		return []Finding{{Warning, u.Suspended, "take the update away that did it (ksplice persist remove ID), then ksplice persist resume"}}
+	case u.Persistent > 0 && !ServiceEnabled(m.Root):
+		return []Finding{{Warning, fmt.Sprintf("%d are for this kernel, and nothing applies them at boot", u.Persistent), "systemctl enable " + Service}}
 	case u.Persistent > 0:
 		return []Finding{{Verdict: Good, Found: fmt.Sprintf("%d applied at each boot of this kernel", u.Persistent)}}
 	}

@@ -2,12 +2,19 @@ package doctor
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
 
 func TestUpdates(t *testing.T) {
 	day := 24 * time.Hour
+	enabled := t.TempDir()
+	wants := filepath.Join(enabled, "etc/systemd/system/sysinit.target.wants")
+	if err := errors.Join(os.MkdirAll(wants, 0o755), os.Symlink("/lib/systemd/system/"+Service, filepath.Join(wants, Service))); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		u    Updates
@@ -20,14 +27,15 @@ func TestUpdates(t *testing.T) {
 		{"an expired key", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(-day)}}}, atKeys, []Verdict{Warning, Wrong}},
 		{"an expired key and another", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(-day)}, {Name: "site"}}}, atKeys, []Verdict{Warning, Good}},
 		{"a key that expires soon", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(day)}}}, atKeys, []Verdict{Warning, Good}},
-		{"a key of the future", Updates{Keys: []Trusted{{Name: "acme", From: time.Now().Add(day)}}}, atKeys, []Verdict{Wrong}},
+		{"a key of the future", Updates{Keys: []Trusted{{Name: "acme", From: time.Now().Add(day)}}}, atKeys, []Verdict{Warning, Wrong}},
 		{"a machine to try on", Updates{Unsigned: true}, atKeys, []Verdict{Warning}},
 		{"nothing at boot", Updates{}, atBoot, nil},
 		{"something at boot", Updates{Persistent: 2}, atBoot, []Verdict{Good}},
+		{"something at boot, and no service", Updates{Persistent: 2}, notEnabled, []Verdict{Warning}},
 		{"a boot that died", Updates{Persistent: 2, Suspended: "the boot died"}, atBoot, []Verdict{Warning}},
 		{"a damaged list", Updates{PersistentErr: errors.New("damaged")}, atBoot, []Verdict{Warning}},
 	} {
-		got := c.run(&Machine{Updates: c.u})
+		got := c.run(&Machine{Updates: c.u, Root: enabled})
 		same := len(got) == len(c.want)
 		for i := range got {
 			same = same && got[i].Verdict == c.want[i] && got[i].Found != "" && (got[i].Verdict == Good) == (got[i].Do == "")
@@ -39,4 +47,8 @@ func TestUpdates(t *testing.T) {
 }
 
 func atKeys(m *Machine) []Finding { return keys(nil, m) }
+func notEnabled(m *Machine) []Finding {
+	m.Root += "/nowhere"
+	return persistent(nil, m)
+}
 func atBoot(m *Machine) []Finding { return persistent(nil, m) }

@@ -27,6 +27,9 @@ type SuspendedError struct{ Attempt Attempt }
 
 // Error implements error.
 func (e *SuspendedError) Error() string {
+	if e.Attempt.Begun.IsZero() {
+		return "what is kept of the last boot that applied them is damaged. Nothing is applied at boot until you run `ksplice persist resume`"
+	}
 	last := ""
 	if e.Attempt.Applying != "" {
 		last = fmt.Sprintf("; the last one was %s", e.Attempt.Applying)
@@ -54,13 +57,22 @@ func (s Store) Guarded() (*Attempt, error) {
 	return &a, nil
 }
 
+// Died returns the attempt of a boot that died of its updates, as this boot sees it; nil: none did.
+func (s Store) Died(boot string) (*Attempt, error) {
+	a, err := s.Guarded()
+	if a != nil && (a.Suspended || a.Boot != boot) {
+		return a, err
+	}
+	return nil, err
+}
+
 // Begin is called before the first update of a boot. It returns a *SuspendedError where an earlier boot's attempt was never settled.
 func (s Store) Begin(boot string) error {
-	a, err := s.Guarded()
+	a, err := s.Died(boot)
 	if err != nil {
 		return err
 	}
-	if a != nil && (a.Suspended || a.Boot != boot) {
+	if a != nil {
 		if !a.Suspended {
 			a.Suspended = true
 			if err := s.remember(a); err != nil {
@@ -108,8 +120,7 @@ const (
 func Disabled(cmdline, file string) string {
 	for _, word := range strings.Fields(cmdline) {
 		name, value, has := strings.Cut(word, "=")
-		// As the kernel reads a switch (lib/kstrtox.c:kstrtobool).
-		if name == Parameter && (!has || !strings.ContainsAny(value[:min(1, len(value))], "0nN") && value != "off") {
+		if name == Parameter && !(has && off(value)) {
 			return Parameter + " is on the kernel's command line"
 		}
 	}
@@ -117,4 +128,10 @@ func Disabled(cmdline, file string) string {
 		return file + " is there"
 	}
 	return ""
+}
+
+// off says that a switch of the kernel's is off, as lib/kstrtox.c:kstrtobool reads it. What is neither on nor off there is not off.
+func off(value string) bool {
+	value = strings.ToLower(value)
+	return strings.HasPrefix(value, "n") || strings.HasPrefix(value, "f") || strings.HasPrefix(value, "0") || strings.HasPrefix(value, "of")
 }

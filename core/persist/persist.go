@@ -30,6 +30,8 @@ type Entry struct {
 	Version string `json:"version"`
 	// Added is when somebody made it persistent.
 	Added time.Time `json:"added"`
+	// Base are the IDs of the updates that it stands on, which are applied before it.
+	Base []string `json:"base,omitempty"`
 	// Flags are what `ksplice apply` was given, and is given again.
 	Flags []string `json:"flags"`
 }
@@ -73,10 +75,10 @@ func (s Store) List() ([]Entry, error) {
 	return list, nil
 }
 
-// Add makes an update persistent, behind all others: file is copied, byte for byte, and the signatures that lie beside it, since whose it is
-// is asked again at boot. An entry of the same ID is replaced; those of the IDs in
-// instead go in the same step. A crash leaves the old list or the new one.
-func (s Store) Add(e Entry, file string, instead []string) error {
+// Add makes an update persistent, behind all others, or in the place of the entry of the same ID. What is kept is what the caller has verified, with the
+// signatures that lay beside the file, since whose it is is asked again at boot. Entries of the IDs in instead go in the same step. An update that
+// stands on others wants these to be persistent: *BaseError. A crash leaves the old list or the new one.
+func (s Store) Add(e Entry, sealed *update.Sealed, beside []trust.Signature, instead []string) error {
 	if err := valid(e.ID); err != nil {
 		return err
 	}
@@ -85,27 +87,25 @@ func (s Store) Add(e Entry, file string, instead []string) error {
 		return err
 	}
 	defer unlock()
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("make update %s persistent: %w", e.ID, err)
-	}
-	if err := errors.Join(s.save(s.File(e.ID), b), s.signatures(e.ID, file)); err != nil {
-		return err
-	}
-	// The file may have been exchanged since the update was applied.
-	u, err := update.ReadFile(s.File(e.ID))
-	if err != nil {
-		return errors.Join(err, s.drop(e.ID))
-	}
-	if u.Manifest.ID != e.ID {
-		return errors.Join(fmt.Errorf("make update %s persistent: %s holds update %s now", e.ID, file, u.Manifest.ID), s.drop(e.ID))
-	}
 	list, err := s.List()
 	if err != nil {
 		return err
 	}
-	kept := slices.DeleteFunc(slices.Clone(list), func(o Entry) bool { return o.ID == e.ID || slices.Contains(instead, o.ID) })
-	if err := s.write(append(kept, e)); err != nil {
+	list = slices.DeleteFunc(list, func(o Entry) bool { return o.ID != e.ID && slices.Contains(instead, o.ID) })
+	at := slices.IndexFunc(list, func(o Entry) bool { return o.ID == e.ID })
+	if at < 0 {
+		at, list = len(list), append(list, e)
+	}
+	list[at] = e
+	for _, base := range e.Base {
+		if !slices.ContainsFunc(list[:at], func(o Entry) bool { return o.ID == base }) {
+			return &BaseError{e.ID, base}
+		}
+	}
+	if err := s.keep(e.ID, sealed, beside); err != nil {
+		return err
+	}
+	if err := s.write(list); err != nil {
 		return err
 	}
 	for _, id := range instead {
@@ -114,6 +114,29 @@ func (s Store) Add(e Entry, file string, instead []string) error {
 		}
 	}
 	return err
+}
+
+// BaseError says that an update cannot be persistent, or another one must stay so, because the one stands on the other.
+type BaseError struct{ ID, Base string }
+
+// Error implements error.
+func (e *BaseError) Error() string {
+	return fmt.Sprintf("persistent update %s stands on %s: make that persistent first, and not any more last", e.ID, e.Base)
+}
+
+// keep writes an update's file, and the signatures beside it.
+func (s Store) keep(id string, sealed *update.Sealed, beside []trust.Signature) error {
+	if err := s.save(s.File(id), sealed.Bytes()); err != nil {
+		return err
+	}
+	kept := s.File(id) + trust.DetachedSuffix
+	if len(beside) > 0 {
+		return s.save(kept, trust.Join(beside))
+	}
+	if err := os.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make update %s persistent: another one's signatures: %w", id, err)
+	}
+	return nil
 }
 
 // Remove has an update applied at boot no more, and says whether it was.
@@ -133,6 +156,9 @@ func (s Store) Remove(id string) (bool, error) {
 	if list, err = s.List(); err != nil {
 		return false, err
 	}
+	if i := slices.IndexFunc(list, func(e Entry) bool { return slices.Contains(e.Base, id) }); i >= 0 {
+		return false, &BaseError{list[i].ID, id}
+	}
 	if err := s.write(slices.DeleteFunc(list, func(e Entry) bool { return e.ID == id })); err != nil {
 		return false, err
 	}
@@ -144,23 +170,6 @@ func (s Store) drop(id string) error {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove persistent update %s: %w", id, err)
 		}
-	}
-	return nil
-}
-
-// signatures copies those that lie beside an update's file, or sees to it that none do.
-func (s Store) signatures(id, file string) error {
-	kept := s.File(id) + trust.DetachedSuffix
-	b, err := os.ReadFile(file + trust.DetachedSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.Remove(kept); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-	} else if err == nil {
-		return s.save(kept, b)
-	}
-	if err != nil {
-		return fmt.Errorf("make update %s persistent: its signatures: %w", id, err)
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/ksplice/ksplice/core/update"
 )
 
-// file writes a small update.
-func file(t *testing.T, id string) string {
+// sealed is a small update.
+func sealed(t *testing.T, id string) *update.Sealed {
 	t.Helper()
 	b := []byte("content")
 	u := update.Update{
@@ -25,11 +25,11 @@ func file(t *testing.T, id string) string {
 		},
 		Files: map[string][]byte{"patch": b, "part.ko": b},
 	}
-	path := filepath.Join(t.TempDir(), "fix.ksplice")
-	if err := u.WriteFile(path); err != nil {
+	s, err := u.Seal()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	return s
 }
 
 func entry(id string) Entry {
@@ -38,7 +38,7 @@ func entry(id string) Entry {
 
 func add(t *testing.T, s Store, id string, instead ...string) {
 	t.Helper()
-	if err := s.Add(entry(id), file(t, id), instead); err != nil {
+	if err := s.Add(entry(id), sealed(t, id), nil, instead); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -74,7 +74,7 @@ func TestStore(t *testing.T) {
 	for _, id := range []string{"00000001", "00000002", "00000003", "00000002"} {
 		add(t, s, id)
 	}
-	if diff := cmp.Diff([]string{"00000001", "00000003", "00000002"}, ids(t, s)); diff != "" {
+	if diff := cmp.Diff([]string{"00000001", "00000002", "00000003"}, ids(t, s)); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
 	list, _ := s.List()
@@ -96,23 +96,30 @@ func TestStore(t *testing.T) {
 func TestStoreRefuses(t *testing.T) {
 	s := At(filepath.Join(t.TempDir(), "lib"))
 	add(t, s, "00000001")
-	t.Run("an exchanged file", func(t *testing.T) {
-		if err := s.Add(entry("00000002"), file(t, "00000003"), nil); err == nil {
-			t.Error("the file of another update was taken")
+	t.Run("one whose base is not persistent, or comes behind it", func(t *testing.T) {
+		var base *BaseError
+		for _, on := range []string{"00000009", "00000002"} {
+			e := entry("00000002")
+			e.Base = []string{on}
+			if err := s.Add(e, sealed(t, e.ID), nil, nil); !errors.As(err, &base) || base.Base != on {
+				t.Errorf("Add on %s = %v", on, err)
+			}
 		}
-	})
-	t.Run("a damaged file", func(t *testing.T) {
-		path := file(t, "00000002")
-		if err := os.WriteFile(path, []byte("no update"), 0o600); err != nil {
+		e := entry("00000002")
+		e.Base = []string{"00000001"}
+		if err := s.Add(e, sealed(t, e.ID), nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Add(entry("00000002"), path, nil); !errors.Is(err, update.ErrForeign) {
-			t.Errorf("Add = %v", err)
+		if _, err := s.Remove("00000001"); !errors.As(err, &base) || base.ID != "00000002" {
+			t.Errorf("Remove of what another one stands on = %v", err)
+		}
+		if was, err := s.Remove("00000002"); !was || err != nil {
+			t.Errorf("Remove = %v, %v", was, err)
 		}
 	})
 	t.Run("an ID that is a path", func(t *testing.T) {
 		for _, id := range []string{"", "..", "a/b"} {
-			if err := s.Add(entry(id), file(t, "00000001"), nil); err == nil {
+			if err := s.Add(entry(id), sealed(t, "00000001"), nil, nil); err == nil {
 				t.Errorf("ID %q was taken", id)
 			}
 		}
@@ -156,9 +163,15 @@ func TestGuard(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// One that dies: neither the next nor the one behind it applies anything.
+	if a, err := s.Died("b"); a != nil || err != nil {
+		t.Fatalf("Died of a boot that lives = %v, %v", a, err)
+	}
+	// One that dies: a boot that applies nothing sees it as well, neither the next nor the one behind it applies anything.
 	if err := errors.Join(begin("c"), s.Applying("c", "00000002")); err != nil {
 		t.Fatal(err)
+	}
+	if a, err := s.Died("d"); a == nil || err != nil {
+		t.Fatalf("Died behind a boot that died = %v, %v", a, err)
 	}
 	for _, boot := range []string{"d", "e", "e"} {
 		if err := begin(boot); !errors.As(err, &suspended) || suspended.Attempt.Applying != "00000002" || suspended.Attempt.Boot != "c" {
@@ -190,6 +203,9 @@ func TestDisabled(t *testing.T) {
 		"ksplice.disable=0":             false,
 		"ksplice.disable=n":             false,
 		"ksplice.disable=off":           false,
+		"ksplice.disable=OFF":           false,
+		"ksplice.disable=false":         false,
+		"ksplice.disable=what":          true,
 		"xksplice.disable ksplice.able": false,
 	} {
 		if got := Disabled(cmdline, none) != ""; got != want {
@@ -208,34 +224,43 @@ func TestDisabled(t *testing.T) {
 func TestSignatures(t *testing.T) {
 	const id = "00000001"
 	s := At(t.TempDir())
-	path := file(t, id)
-	kept := s.File(id) + trust.DetachedSuffix
+	u := sealed(t, id)
+	secret, _, err := trust.Generate("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "acme.key")
+	if err := os.WriteFile(file, secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, err := trust.ReadSecret(file, func() (string, error) { return "", nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature, err := key.Sign(u.Bytes(), "a comment")
+	if err != nil {
+		t.Fatal(err)
+	}
 	signed := func(want string) {
 		t.Helper()
-		b, err := os.ReadFile(kept)
+		b, err := os.ReadFile(s.File(id) + trust.DetachedSuffix)
 		if string(b) != want || (err != nil) != (want == "") {
 			t.Errorf("signatures kept: %q, %v, want %q", b, err, want)
 		}
 	}
-	sign := func() {
+	add := func(beside ...trust.Signature) {
 		t.Helper()
-		if err := os.WriteFile(path+trust.DetachedSuffix, []byte("signed"), 0o644); err != nil {
+		if err := s.Add(entry(id), u, beside, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Add(entry(id), path, nil); err != nil {
-			t.Fatal(err)
-		}
-		signed("signed")
 	}
-	sign()
-	if err := os.Remove(path + trust.DetachedSuffix); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Add(entry(id), path, nil); err != nil {
-		t.Fatal(err)
-	}
+	text := string(trust.Join([]trust.Signature{signature}))
+	add(signature)
+	signed(text)
+	add()
 	signed("")
-	sign()
+	add(signature)
+	signed(text)
 	if there, err := s.Remove(id); err != nil || !there {
 		t.Fatalf("Remove = %v, %v", there, err)
 	}

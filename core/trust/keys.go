@@ -25,6 +25,9 @@ const (
 	maxKeyFile    = 4 << 10 // bytes
 )
 
+// lastYear is the last year of a key's bounds: the day behind the last one must be one that RFC 3339 can write.
+const lastYear = 9998
+
 // Key is a public key of a directory.
 //
 // Its file is one that minisign writes and reads: a line `untrusted comment: …` and the key. What may follow, minisign does not read:
@@ -187,6 +190,9 @@ func parseKey(text []byte) (*Key, error) {
 		date, err := time.Parse(time.DateOnly, strings.TrimSpace(day))
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %s wants a date such as 2027-12-31", i+3, word)
+		}
+		if date.Year() > lastYear {
+			return nil, fmt.Errorf("line %d: %s: no year behind %d has a place in a message; for ever is what holds without the line", i+3, word, lastYear)
 		}
 		*at = date
 	}

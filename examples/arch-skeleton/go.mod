@@ -1,6 +1,6 @@
 module example.org/arch-aarch64
 
-go 1.26.0
+go 1.26.4
 
 require (
 	github.com/google/go-cmp v0.7.0

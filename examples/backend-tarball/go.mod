@@ -1,6 +1,6 @@
 module example.org/backend-acme
 
-go 1.26.0
+go 1.26.4
 
 require github.com/ksplice/ksplice v0.0.0
 

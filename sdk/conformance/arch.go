@@ -262,8 +262,11 @@ func (s *archSuite) describeBatch(ctx context.Context) error {
 		}
 	}
 	none, err := s.Arch.Describe(ctx, &arch.DescribeRequest{Target: s.fix.Target})
-	if err != nil || len(none.Objects) != 0 {
-		return fmt.Errorf("an empty batch: %v, %w", none, err)
+	if err != nil {
+		return fmt.Errorf("an empty batch: %w", err)
+	}
+	if len(none.Objects) != 0 {
+		return fmt.Errorf("an empty batch has the objects %v", none.Objects)
 	}
 	return nil
 }

@@ -222,14 +222,18 @@ func (s *backendSuite) units(ctx context.Context) error {
 	if err := same("Units", resp, again); err != nil {
 		return err
 	}
-	if resp, err = s.Units(ctx, &backend.UnitsRequest{Tree: s.tree, Sources: []string{"sdktest/no/such/file.c"}}); err != nil || len(resp.Units) > 0 {
-		return fmt.Errorf("units of a file that does not exist: %v, %w", resp, err)
+	if resp, err = s.Units(ctx, &backend.UnitsRequest{Tree: s.tree, Sources: []string{"sdktest/no/such/file.c"}}); err != nil {
+		return fmt.Errorf("units of a file that does not exist: %w", err)
+	} else if len(resp.Units) > 0 {
+		return fmt.Errorf("a file that does not exist has the units %v", resp.Units)
 	}
 	if s.fix.Header == "" {
 		return nil
 	}
-	if resp, err = s.Units(ctx, &backend.UnitsRequest{Tree: s.tree, Sources: []string{s.fix.Header}}); err != nil || len(resp.Units) == 0 {
-		return fmt.Errorf("no unit includes %s: %v, %w", s.fix.Header, resp, err)
+	if resp, err = s.Units(ctx, &backend.UnitsRequest{Tree: s.tree, Sources: []string{s.fix.Header}}); err != nil {
+		return fmt.Errorf("units that include %s: %w", s.fix.Header, err)
+	} else if len(resp.Units) == 0 {
+		return fmt.Errorf("no unit includes %s", s.fix.Header)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -96,7 +97,7 @@ func Launch(ctx context.Context, kind plugin.Kind, path string) (conn *grpc.Clie
 func Describe(ctx context.Context, path string) (*plugin.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "describe").Output()
+	out, err := command(ctx, path, "describe").Output()
 	if err != nil {
 		return nil, fmt.Errorf("%s describe: %w", path, err)
 	}
@@ -105,6 +106,15 @@ func Describe(ctx context.Context, path string) (*plugin.Info, error) {
 		return nil, fmt.Errorf("%s describe does not print a description in JSON: %w", path, err)
 	}
 	return &info, nil
+}
+
+// command is a program that is ended with all that it has started, and not waited for by whom of those still holds its output.
+func command(ctx context.Context, path string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	return cmd
 }
 
 // describeBinary checks what `BINARY describe` prints.
@@ -163,8 +173,11 @@ func process(ctx context.Context, kind plugin.Kind, path string) error {
 // services checks what a plugin serves beside the protocol, and of calls that a later host may know.
 func services(ctx context.Context, conn *grpc.ClientConn) error {
 	health, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: goplugin.GRPCServiceName})
-	if err != nil || health.GetStatus() != healthpb.HealthCheckResponse_SERVING {
-		return fmt.Errorf("grpc.health.v1.Health must say SERVING of the service %q: it says %s: %w", goplugin.GRPCServiceName, health.GetStatus(), err)
+	if err != nil {
+		return fmt.Errorf("grpc.health.v1.Health, of the service %q: %w", goplugin.GRPCServiceName, err)
+	}
+	if health.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		return fmt.Errorf("grpc.health.v1.Health must say SERVING of the service %q: it says %s", goplugin.GRPCServiceName, health.GetStatus())
 	}
 	const unknown = "/ksplice.plugin.v1.Base/SdktestNoSuchCall"
 	err = conn.Invoke(ctx, unknown, &pb.DrainRequest{}, &pb.DrainResponse{})
@@ -178,7 +191,7 @@ func services(ctx context.Context, conn *grpc.ClientConn) error {
 func byHand(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path)
+	cmd := command(ctx, path)
 	cmd.Env = append(os.Environ(), plugin.CookieKey+"=")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

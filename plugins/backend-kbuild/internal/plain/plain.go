@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/sdk/backend"
@@ -82,6 +83,8 @@ func (b *Backend) Health(context.Context) error {
 		}
 	}
 	if len(want) > 0 {
+		slices.Sort(want)
+		want = slices.Compact(want)
 		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing", Detail: "install the packages " + strings.Join(want, ", ")}
 	}
 	return nil
