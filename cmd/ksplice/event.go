@@ -122,7 +122,7 @@ func (v *event) entry(err error) *journal.Entry {
 	kind, text := v.kind, v.text
 	fields := append([]journal.Field{}, v.fields...)
 	if err != nil {
-		if code == exitUsage {
+		if code == exitUsage && kind.id == "" {
 			return nil
 		}
 		if kind.id == "" { // else it was done, and what failed came behind it

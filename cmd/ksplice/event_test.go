@@ -42,6 +42,9 @@ func TestEvents(t *testing.T) {
 			[]string{"KSPLICE_CONFLICTS=12 my shell ep_poll\n13 cat ep_poll", "KSPLICE_EXIT_CODE=4", "KSPLICE_ERROR=commit: " + conflict.Error()}},
 		{"refused", func(*event) {}, fmt.Errorf("x.ksplice: %w", update.ErrAltered), eventFailed, "apply failed: x.ksplice: ", []string{"KSPLICE_EXIT_CODE=3"}},
 		{"internal", func(*event) {}, fmt.Errorf("no idea"), eventFailed, "apply failed: no idea", []string{"KSPLICE_EXIT_CODE=1"}},
+		{"done, and something behind it failed", func(v *event) {
+			v.undone(&apply.UndoReport{ID: "3f9c2ab1", Functions: 1, Pause: time.Millisecond})
+		}, fmt.Errorf("unload: no"), eventUndone, "update 3f9c2ab1 undone: 1 function, machine stopped for 1.00 ms", []string{"KSPLICE_ERROR=unload: no", "KSPLICE_EXIT_CODE=1"}},
 		{"usage", func(*event) {}, usagef("wrong"), eventKind{}, "", nil},
 		{"there already", func(v *event) { v.applied(&apply.Report{ID: "3f9c2ab1"}) }, nil, eventKind{}, "", nil},
 		{"help", func(*event) {}, nil, eventKind{}, "", nil},

@@ -232,16 +232,17 @@ func TestKeysRefused(t *testing.T) {
 	p := newPair(t)
 	lines := strings.SplitAfter(p.public, "\n")
 	for name, tt := range map[string]struct{ text, words string }{
-		"empty":             {"", "its first line does not begin"},
-		"the key alone":     {lines[1], "its first line does not begin"},
-		"half a key":        {lines[0] + lines[1][:20] + "\n", "invalid public key"},
-		"a secret key":      {"untrusted comment: minisign encrypted secret key\n" + strings.Repeat("A", 212) + "\n", "invalid public key length"},
-		"a misspelt line":   {p.public + "valid-untill: 2027-01-01\n", "line 3 is neither"},
-		"two ends":          {p.public + "valid-until: 2027-01-01\nvalid-until: 2028-01-01\n", "a second time"},
-		"no date":           {p.public + "\nvalid-until: soon\n", "line 4: valid-until wants a date"},
-		"no such day":       {p.public + "valid-from: 2026-02-30\n", "valid-from wants a date"},
-		"the wrong way":     {p.public + "valid-from: 2027-01-02\nvalid-until: 2027-01-01\n", "until a day before"},
-		"larger than a key": {p.public + strings.Repeat("#\n", maxKeyFile), "more than the 4096 bytes"},
+		"empty":               {"", "its first line does not begin"},
+		"the key alone":       {lines[1], "its first line does not begin"},
+		"half a key":          {lines[0] + lines[1][:20] + "\n", "invalid public key"},
+		"a secret key":        {"untrusted comment: minisign encrypted secret key\n" + strings.Repeat("A", 212) + "\n", "invalid public key length"},
+		"a misspelt line":     {p.public + "valid-untill: 2027-01-01\n", "line 3 is neither"},
+		"two ends":            {p.public + "valid-until: 2027-01-01\nvalid-until: 2028-01-01\n", "a second time"},
+		"no date":             {p.public + "\nvalid-until: soon\n", "line 4: valid-until wants a date"},
+		"no such day":         {p.public + "valid-from: 2026-02-30\n", "valid-from wants a date"},
+		"no year of RFC 3339": {p.public + "valid-until: 9999-12-31\n", "no year behind 9998"},
+		"the wrong way":       {p.public + "valid-from: 2027-01-02\nvalid-until: 2027-01-01\n", "until a day before"},
+		"larger than a key":   {p.public + strings.Repeat("#\n", maxKeyFile), "more than the 4096 bytes"},
 	} {
 		for _, file := range []string{"bad.pub", "bad.revoked"} {
 			_, err := directory(t, map[string]string{"acme.pub": p.public, file: tt.text})
