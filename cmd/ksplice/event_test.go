@@ -64,7 +64,7 @@ func TestEvents(t *testing.T) {
 			continue
 		}
 		priority := x.kind.priority
-		if x.name == "internal" {
+		if exitCode(x.err) == exitInternal && x.err != nil {
 			priority = journal.Error
 		}
 		if got.ID != x.kind.id || got.Priority != priority || !strings.HasPrefix(got.Message, x.want) {
