@@ -20,16 +20,27 @@ const (
 	readmeFile = "../../../README.md"
 )
 
-// installed marks a page whose commands want a machine on which the packages are installed, with a service manager.
-const installed = "<!-- machine: installed -->\n"
+// What a page's first line says of the machine whose commands it has, where that is not one on which somebody has put the command and the kernel module:
+// one with the packages and a service manager, or one that gets them by the page itself.
+const (
+	onPlain     = ""
+	onInstalled = "<!-- machine: installed -->\n"
+	onFresh     = "<!-- machine: fresh -->\n"
+)
 
-// pages returns the paths of the manual's pages, README's among them; those for a machine with the packages, or the others.
-func pages(t *testing.T, wantInstalled bool) []string {
+// pages returns the paths of the manual's pages for a machine, README's among them.
+func pages(t *testing.T, machine string) []string {
 	t.Helper()
 	list := []string{}
 	take := func(path string) error {
 		b, err := os.ReadFile(path)
-		if err == nil && strings.HasPrefix(string(b), installed) == wantInstalled {
+		of := onPlain
+		for _, m := range []string{onInstalled, onFresh} {
+			if strings.HasPrefix(string(b), m) {
+				of = m
+			}
+		}
+		if err == nil && of == machine {
 			list = append(list, path)
 		}
 		return err
@@ -56,7 +67,7 @@ func TestManual(t *testing.T) {
 	delete(l.files, guestSettings) // the manual's machine trusts those whose keys it has
 	l.boot(t, vmtest.Options{})
 	l.vendor(t)
-	for _, path := range pages(t, false) {
+	for _, path := range pages(t, onPlain) {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
 	}
 }
@@ -75,8 +86,34 @@ func (l *lab) vendor(t *testing.T) {
 	l.MustRun(t, "sh", "-c", "mkdir -p /etc/ksplice/keys.d && cp /share/acme.pub /etc/ksplice/keys.d/")
 }
 
-// TestManualInstalled does the same with the pages for a machine on which the packages are installed: a Debian that boots from a disk.
+// TestManualInstalled does the same with the pages for a machine on which the packages are installed, a Debian that boots from a disk; the kernel
+// module is the host's build, since a compiler takes long in an emulated machine.
 func TestManualInstalled(t *testing.T) {
+	l := debian(t)
+	module, err := os.ReadFile(l.kmod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(l.share, "ksplice.ko"), module, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l.MustRun(t, "sh", "-ec", "exec 2>&1; dpkg -i /share/ksplice_*.deb /share/ksplice-plugins_*.deb; install -D -m 644 /share/ksplice.ko /lib/modules/"+l.kernel.Release+"/updates/ksplice.ko; depmod; modprobe ksplice")
+	for _, path := range pages(t, onInstalled) {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
+	}
+}
+
+// TestManualFresh does so on a Debian that has nothing of ksplice; dkms builds the kernel module there.
+func TestManualFresh(t *testing.T) {
+	l := debian(t)
+	for _, path := range pages(t, onFresh) {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
+	}
+}
+
+// debian boots a Debian from a disk, with the packages in the shared directory.
+func debian(t *testing.T) *lab {
+	t.Helper()
 	vmtest.NeedAll(t)
 	l := prepare(t, "6.1")
 	if err := os.CopyFS(l.share, os.DirFS(makePackages(t, moduleVersion(t)))); err != nil {
@@ -85,9 +122,7 @@ func TestManualInstalled(t *testing.T) {
 	image := vmtest.MustBuildImage(t, vmtest.ImageSpec{Series: "6.1"})
 	l.Guest = vmtest.TestImage(t, vmtest.ImageOptions{Image: image, MemoryMiB: 2048, Share: l.share})
 	l.vendor(t)
-	for _, path := range pages(t, true) { // install.md is the first
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
-	}
+	return l
 }
 
 // follow does what a page says, the host's part in a directory that the guest shares.
