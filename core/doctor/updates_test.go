@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -46,9 +47,9 @@ func TestUpdates(t *testing.T) {
 	}
 }
 
-func atKeys(m *Machine) []Finding { return keys(nil, m) }
+func atKeys(m *Machine) []Finding { return keys(context.Background(), m) }
 func notEnabled(m *Machine) []Finding {
 	m.Root += "/nowhere"
-	return persistent(nil, m)
+	return persistent(context.Background(), m)
 }
-func atBoot(m *Machine) []Finding { return persistent(nil, m) }
+func atBoot(m *Machine) []Finding { return persistent(context.Background(), m) }
