@@ -110,8 +110,12 @@ func mount(source, kind, path string, flags uintptr, data string) error {
 	return nil
 }
 
+// loopback brings up lo, which a kernel without IPv4 has no use for.
 func loopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
