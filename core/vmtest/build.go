@@ -120,7 +120,12 @@ func BuildModule(ctx context.Context, k *Kernel, from, name string) (string, err
 	if err != nil {
 		return "", fmt.Errorf("build the module %s: %w", name, err)
 	}
-	dir, err := cached(name+"-"+k.Release+"_"+fileName(k.Version)+"-"+sum, func(dir, _ string) error {
+	// The kernel that is built for tests of Ubuntu's packages keeps its version when its configuration changes.
+	against, err := digest(k.KDir, func(name string) bool { return name == ".config" || name == "Module.symvers" })
+	if err != nil {
+		return "", fmt.Errorf("build the module %s for %s: %w", name, k.Release, err)
+	}
+	dir, err := cached(name+"-"+k.Release+"_"+fileName(k.Version)+"-"+against+"-"+sum, func(dir, _ string) error {
 		tree := filepath.Join(dir, "source")
 		err := eachFile(source, wanted, func(rel, path string) error {
 			b, err := os.ReadFile(path)
