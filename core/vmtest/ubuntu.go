@@ -129,7 +129,7 @@ func AptRoot(ctx context.Context, dir, address string, types ...string) (string,
 			return "", err
 		}
 	}
-	if _, err := output(ctx, "", "env", "APT_CONFIG="+config, "apt-get", "-q", "update"); err != nil {
+	if _, err := output(ctx, "", "env", "APT_CONFIG="+config, "apt-get", "-q", "--error-on=any", "update"); err != nil {
 		return "", err
 	}
 	return config, nil
