@@ -20,9 +20,8 @@
 //   - What the compiler must call itself is CONFIG_CC_VERSION_TEXT, as for every kernel: gcc-13 on 24.04, gcc-12 for HWE kernels on 22.04.
 //
 // What was tried: reading Packages and Sources, `uname -v`, version signatures and packaging as Ubuntu has published them, and fetching and
-// unpacking a source package of that format with apt, from archives that the tests make. TestUbuntu (`make ubuntu`) builds and packs a kernel
-// of the series 6.12 as Ubuntu does (landing pads and return thunks on, objtool run at the final link), for an update from create to the
-// patched, booted kernel and back. What was not: Ubuntu's archive itself, its compilers, and kernels of the series 5.15, 6.5, 6.8 and 6.11;
+// unpacking a source package of that format with apt, from archives that the tests make, and the conformance suite on one of these. What was not:
+// an update of such a kernel from create to the patched machine and back, for which TestUbuntu (`make ubuntu`) is there, Ubuntu's archive itself, its compilers, and kernels of the series 5.15, 6.5, 6.8 and 6.11;
 // whether an update fits a running kernel is proved when it is applied.
 package ubuntu
 
