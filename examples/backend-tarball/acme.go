@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/sdk/backend"
@@ -50,19 +48,7 @@ func (b *Backend) Configure(_ context.Context, config map[string]string) error {
 }
 
 // Health names the packages of programs that are missing.
-func (b *Backend) Health(context.Context) error {
-	var want []string
-	for program, pkg := range programs {
-		if _, err := exec.LookPath(program); err != nil {
-			want = append(want, pkg)
-		}
-	}
-	if len(want) > 0 {
-		slices.Sort(want)
-		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing", Detail: "install the packages " + strings.Join(want, ", ")}
-	}
-	return nil
-}
+func (b *Backend) Health(context.Context) error { return kbuild.Programs(programs) }
 
 // find opens the delivery of the kernel that is asked for. The error says which kernels there are.
 func (b *Backend) find(release, version string) (*delivery, error) {

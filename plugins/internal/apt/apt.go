@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,20 +158,4 @@ func Missing(release, name, version string, have []Package) error {
 // Newer compares versions of packages as dpkg does.
 func Newer(a, b string) bool {
 	return exec.Command("dpkg", "--compare-versions", a, "gt", b).Run() == nil
-}
-
-// Programs says which of the programs, each with the package that has it, are missing; nil when none is.
-func Programs(programs map[string]string) error {
-	var want []string
-	for program, pkg := range programs {
-		if _, err := exec.LookPath(program); err != nil {
-			want = append(want, pkg)
-		}
-	}
-	if len(want) == 0 {
-		return nil
-	}
-	slices.Sort(want)
-	return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing",
-		Detail: fmt.Sprintf("install the packages %s", strings.Join(slices.Compact(want), ", "))}
 }

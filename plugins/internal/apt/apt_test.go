@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
@@ -99,14 +100,24 @@ func run(t *testing.T, dir string, argv ...string) string {
 	return string(out)
 }
 
+// need skips the test where a program is missing, or fails it under KSPLICE_TEST_REQUIRE=1.
+func need(t *testing.T, programs map[string]string) {
+	t.Helper()
+	err := kbuild.Programs(programs)
+	if err != nil && os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+}
+
 // needed are what these tests run.
 var needed = map[string]string{"apt-get": "apt", "dpkg-source": "dpkg-dev", "dpkg-scansources": "dpkg-dev", "patch": "patch"}
 
 // TestSourcePackage fetches and unpacks a source package of the format that Ubuntu's kernels have, from an archive made for it.
 func TestSourcePackage(t *testing.T) {
-	if err := Programs(needed); err != nil {
-		t.Skipf("SKIPPED: %v", err)
-	}
+	need(t, needed)
 	archive := t.TempDir()
 	tree := filepath.Join(archive, "linux-6.8.0")
 	write := func(name, text string) {
@@ -209,9 +220,7 @@ func TestSourcePackage(t *testing.T) {
 
 // TestNoSources: a machine without deb-src is told from one whose package sources do not have the version.
 func TestNoSources(t *testing.T) {
-	if err := Programs(map[string]string{"apt-get": "apt"}); err != nil {
-		t.Skipf("SKIPPED: %v", err)
-	}
+	need(t, map[string]string{"apt-get": "apt"})
 	c := root(t, "")
 	if s, err := c.Source(t.Context(), "linux", "6.8.0-45.45"); !errors.Is(err, ErrNoSources) {
 		t.Errorf("Source without deb-src = %+v, %v, want %v", s, err, ErrNoSources)

@@ -114,3 +114,24 @@ func Put(root, name string, mode int64, r io.Reader) error {
 	}
 	return err
 }
+
+// UnpackImage puts the image of a kernel that a package has at target, readable by whoever reads the tree: some distributions' is root's alone.
+func UnpackImage(ctx context.Context, deb, release, target string) error {
+	found := errors.New("found")
+	err := EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
+		if name != "boot/vmlinuz-"+release || h.Typeflag != tar.TypeReg {
+			return nil
+		}
+		if err := Put(filepath.Dir(target), filepath.Base(target), 0, r); err != nil {
+			return err
+		}
+		return found // the modules that follow are large
+	})
+	switch {
+	case errors.Is(err, found):
+		return nil
+	case err == nil:
+		return fmt.Errorf("unpack %s: there is no boot/vmlinuz-%s in it", filepath.Base(deb), release)
+	}
+	return err
+}

@@ -52,7 +52,7 @@ func (b *Backend) Configure(_ context.Context, config map[string]string) error {
 
 // Health names the packages of programs that are missing.
 func (b *Backend) Health(context.Context) error {
-	return apt.Programs(programs)
+	return kbuild.Programs(programs)
 }
 
 func (b *Backend) packages() apt.Lists {
@@ -144,7 +144,7 @@ func (b *Backend) fill(ctx context.Context, p *plan, debs, root string, req *bac
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return unpackTools(gctx, tools, root) })
 	if p.image.Name != "" {
-		g.Go(func() error { return unpackImage(gctx, paths[len(paths)-1], p.release, kbuild.ImagePath(root)) })
+		g.Go(func() error { return apt.UnpackImage(gctx, paths[len(paths)-1], p.release, kbuild.ImagePath(root)) })
 	}
 	g.Go(func() (err error) {
 		patch, err = unpackSource(gctx, source, root, progress)

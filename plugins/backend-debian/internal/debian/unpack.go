@@ -180,27 +180,6 @@ func unpackHeaders(ctx context.Context, deb, release, root string) (variables st
 	return variables, err
 }
 
-// unpackImage puts the kernel's image at target.
-func unpackImage(ctx context.Context, deb, release, target string) error {
-	found := errors.New("found")
-	err := apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
-		if name != "boot/vmlinuz-"+release || h.Typeflag != tar.TypeReg {
-			return nil
-		}
-		if err := apt.Put(filepath.Dir(target), filepath.Base(target), h.Mode, r); err != nil {
-			return err
-		}
-		return found // the modules that follow are large
-	})
-	switch {
-	case errors.Is(err, found):
-		return nil
-	case err == nil:
-		return fmt.Errorf("unpack %s: there is no boot/vmlinuz-%s in it", filepath.Base(deb), release)
-	}
-	return err
-}
-
 // buildTools are the programs of linux-kbuild that compiling units and making modules takes. Where the package has one
 // for several kinds of machine behind a wrapper, ours is the second name.
 var buildTools = map[string]string{

@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/ksplice/ksplice/sdk/backend"
@@ -75,20 +73,7 @@ func (b *Backend) Configure(_ context.Context, config map[string]string) error {
 }
 
 // Health names the packages of programs that are missing.
-func (b *Backend) Health(context.Context) error {
-	var want []string
-	for program, pkg := range programs {
-		if _, err := exec.LookPath(program); err != nil {
-			want = append(want, pkg)
-		}
-	}
-	if len(want) > 0 {
-		slices.Sort(want)
-		want = slices.Compact(want)
-		return &plugin.Diagnostic{Fault: plugin.FaultMachine, Summary: "programs are missing", Detail: "install the packages " + strings.Join(want, ", ")}
-	}
-	return nil
-}
+func (b *Backend) Health(context.Context) error { return kbuild.Programs(programs) }
 
 // kernel is what the user's files say.
 type kernel struct {

@@ -29,7 +29,7 @@ func (b *Backend) fill(ctx context.Context, p *plan, packages, root, version str
 	}
 	// The small packages say whether this machine can build for the kernel at all; the source is large.
 	image := kbuild.ImagePath(root)
-	if err := unpackImage(ctx, paths[1], p.release, image); err != nil {
+	if err := apt.UnpackImage(ctx, paths[1], p.release, image); err != nil {
 		return nil, err
 	}
 	uname, err := imageVersion(image, p.release)
@@ -117,27 +117,6 @@ func unpackHeaders(ctx context.Context, deb, release, dir string) error {
 		}
 	}
 	return nil
-}
-
-// unpackImage puts the kernel's image at target.
-func unpackImage(ctx context.Context, deb, release, target string) error {
-	found := errors.New("found")
-	err := apt.EachFile(ctx, deb, func(h *tar.Header, name string, r io.Reader) error {
-		if name != "boot/vmlinuz-"+release || h.Typeflag != tar.TypeReg {
-			return nil
-		}
-		if err := apt.Put(filepath.Dir(target), filepath.Base(target), 0, r); err != nil {
-			return err
-		}
-		return found
-	})
-	switch {
-	case errors.Is(err, found):
-		return nil
-	case err == nil:
-		return fmt.Errorf("unpack %s: there is no boot/vmlinuz-%s in it", filepath.Base(deb), release)
-	}
-	return err
 }
 
 // imageForm is the version string of an image (arch/x86/boot/version.c): release, who built it, `uname -v`.

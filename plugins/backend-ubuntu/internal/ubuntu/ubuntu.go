@@ -73,7 +73,7 @@ func (b *Backend) Configure(_ context.Context, config map[string]string) error {
 
 // Health names the packages of programs that are missing.
 func (b *Backend) Health(context.Context) error {
-	return apt.Programs(programs)
+	return kbuild.Programs(programs)
 }
 
 // find makes the plan for a kernel, once.
