@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ksplice/ksplice/core/rootonly"
 	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 )
@@ -237,16 +238,15 @@ func (s Store) lock() (unlock func(), err error) {
 
 // owned refuses a store that somebody else could have filled: what lies in it goes into the kernel.
 func (s Store) owned() error {
-	var st unix.Stat_t
-	err := unix.Stat(s.root, &st)
+	real, err := filepath.EvalSymlinks(s.root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("read the persistent updates: %s: %w", s.root, err)
+	if err == nil && os.Geteuid() == 0 {
+		err = rootonly.Dir(real)
 	}
-	if int(st.Uid) != os.Geteuid() && os.Geteuid() == 0 || st.Mode&0o022 != 0 {
-		return &UnsafeError{s.root, st.Uid, st.Mode & 0o777}
+	if err != nil {
+		return &UnsafeError{s.root, err}
 	}
 	return nil
 }
@@ -254,19 +254,21 @@ func (s Store) owned() error {
 // UnsafeError says that others than root may change what is applied at boot.
 type UnsafeError struct {
 	Path string
-	UID  uint32
-	Mode uint32
+	Err  error // who could, and how
 }
 
 // Error implements error.
 func (e *UnsafeError) Error() string {
-	return fmt.Sprintf("%s belongs to user %d and has mode %04o: what lies in it goes into the kernel, so that it must be root's and writable by nobody else (chown root, chmod go-w)", e.Path, e.UID, e.Mode)
+	return fmt.Sprintf("%s: what lies in it goes into the kernel, so that nobody but root may change it: %v (chown root, chmod go-w)", e.Path, e.Err)
 }
 
-// valid refuses what would name another file.
+// Unwrap returns the reason.
+func (e *UnsafeError) Unwrap() error { return e.Err }
+
+// valid refuses what is no ID, and could name another file.
 func valid(id string) error {
-	if id == "" || id == "." || id == ".." || id != filepath.Base(id) {
-		return fmt.Errorf("%q is no ID of an update", id)
+	if !update.ValidID(id) {
+		return fmt.Errorf("%q is no ID of an update: eight hex digits", id)
 	}
 	return nil
 }

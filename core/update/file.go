@@ -75,6 +75,9 @@ func ID(pieces ...[]byte) string {
 	return hex.EncodeToString(h.Sum(nil)[:4])
 }
 
+// ValidID says whether a text can be an update's ID.
+func ValidID(id string) bool { return idPattern.MatchString(id) }
+
 // Digest returns the lower-case hex SHA-256 of b.
 func Digest(b []byte) string {
 	s := sha256.Sum256(b)
@@ -242,7 +245,7 @@ var (
 // check verifies everything in the manifest that later stages index or load by, and the digests of all members.
 func (u *Update) check() error {
 	m := &u.Manifest
-	if !idPattern.MatchString(m.ID) {
+	if !ValidID(m.ID) {
 		return fmt.Errorf("id %q is not eight hex digits", m.ID)
 	}
 	if !ValidVersion(m.Effective) {
@@ -276,7 +279,7 @@ func (u *Update) check() error {
 		}
 	}
 	for _, base := range m.Base {
-		if !idPattern.MatchString(base) {
+		if !ValidID(base) {
 			return fmt.Errorf("base %q is not eight hex digits", base)
 		}
 	}
