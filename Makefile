@@ -24,7 +24,7 @@ test: setup lint ## everything: lint, unit, object and kernel tests; installs wh
 	@mkdir -p out
 	@for s in 6.1 6.12; do $(GO) run ./core/vmtest/vm vmlinux $$s out/vmlinux-$$s || exit; done
 	@objects=$$($(GO) run ./core/vmtest/vm modules 6.12)/kernel/net && \
-	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_OBJECTS=$$objects KSPLICE_TEST_VMLINUX=$(CURDIR)/out/vmlinux-6.1:$(CURDIR)/out/vmlinux-6.12 \
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_REQUIRE=1 KSPLICE_TEST_OBJECTS=$$objects KSPLICE_TEST_VMLINUX=$(CURDIR)/out/vmlinux-6.1:$(CURDIR)/out/vmlinux-6.12 \
 		.ci/env go tool gotestsum --format pkgname --post-run-command .ci/count -- -timeout 80m ./...
 
 demo: setup build ## a hot update of Debian's newest 6.1 kernel in a virtual machine: old behaviour, new, old again

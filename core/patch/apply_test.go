@@ -278,7 +278,7 @@ func edit(random *rand.Rand, lines []string) []string {
 func TestPatches(t *testing.T) {
 	patches, source := os.Getenv("KSPLICE_TEST_PATCHES"), os.Getenv("KSPLICE_TEST_SOURCE")
 	if patches == "" || source == "" {
-		requireOrSkip(t, "KSPLICE_TEST_PATCHES and KSPLICE_TEST_SOURCE, directories of patches and of the kernel source that holds them")
+		t.Skip("SKIPPED: it wants KSPLICE_TEST_PATCHES and KSPLICE_TEST_SOURCE, directories of patches and of the kernel source that holds them")
 	}
 	names, err := filepath.Glob(filepath.Join(patches, "*.patch"))
 	if err != nil || len(names) == 0 {
