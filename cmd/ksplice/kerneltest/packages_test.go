@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -124,6 +125,7 @@ func TestPackagesContents(t *testing.T) {
 		strings.Contains(scripts, "postinstall") || strings.Contains(scripts, "@VERSION@") || !strings.Contains(scripts, "dkms remove -m ksplice -v "+version) {
 		t.Errorf("ksplice-dkms's scripts for rpm:\n%s", scripts)
 	}
+	installRPMs(t, dir, all)
 	// What the package ships as a configuration is one.
 	unpacked := t.TempDir()
 	for _, name := range []string{"ksplice", "ksplice-plugins"} {
@@ -144,6 +146,48 @@ func TestPackagesContents(t *testing.T) {
 	}
 	if len(found) == 0 {
 		t.Errorf("the installed ksplice finds no plugin:\n%s", out)
+	}
+}
+
+// installRPMs has rpm install the packages of a directory into an empty root, whose files then are those, verify them, and erase them: nothing stays.
+// Scripts are not run: the root has no shell.
+func installRPMs(t testing.TB, dir string, files []string) {
+	t.Helper()
+	packages, err := filepath.Glob(filepath.Join(dir, "*.rpm"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	rpm := func(args ...string) {
+		t.Helper()
+		argv := append([]string{"rpm", "--root", root, "--dbpath", "/db"}, args...)
+		if os.Geteuid() != 0 {
+			argv = append([]string{"unshare", "--map-root-user"}, argv...)
+		}
+		hostRun(t, argv...)
+	}
+	there := func() []string {
+		t.Helper()
+		found, err := vmtest.Tree(root, "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.DeleteFunc(found, func(file, _ string) bool { return strings.HasPrefix(file, "/db/") })
+		return slices.Sorted(maps.Keys(found))
+	}
+	rpm(append([]string{"--install", "--nodeps", "--noscripts"}, packages...)...)
+	if diff := cmp.Diff(slices.Sorted(slices.Values(files)), there()); diff != "" {
+		t.Errorf("files of the packages (-), and that rpm has installed (+):\n%s", diff)
+	}
+	rpm("--verify", "--all", "--nodeps", "--noscripts")
+	rpm("--erase", "--nodeps", "--noscripts", "ksplice", "ksplice-plugins", "ksplice-dkms")
+	if left := there(); len(left) != 0 {
+		t.Errorf("rpm leaves %v", left)
+	}
+	for _, gone := range []string{"etc/ksplice", "usr/libexec/ksplice", "usr/src/ksplice-" + moduleVersion(t)} {
+		if _, err := os.Stat(filepath.Join(root, gone)); !os.IsNotExist(err) {
+			t.Errorf("rpm leaves /%s (%v)", gone, err)
+		}
 	}
 }
 
