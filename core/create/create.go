@@ -26,8 +26,15 @@ import (
 	"github.com/ksplice/ksplice/sdk/plugin"
 )
 
-// sectionFlags have the compiler put every function and datum into a section of its own.
-var sectionFlags = []string{"-ffunction-sections", "-fdata-sections"}
+// compilerFlags are what the units of a kernel with a configuration are compiled with beside its own: every function and datum gets a section of
+// its own, and types are described where the kernel itself does not ask for that (Makefile.debug of the kernel), which changes no code.
+func compilerFlags(config map[string]string) []string {
+	flags := []string{"-ffunction-sections", "-fdata-sections"}
+	if config["CONFIG_DEBUG_INFO"] != "y" {
+		flags = append(flags, "-g")
+	}
+	return flags
+}
 
 // maxSlots is how many slots the kernel module has (kmod/slots.c); a part with more could not be loaded.
 const maxSlots = 8192
@@ -158,7 +165,7 @@ func Create(ctx context.Context, o Options) (*update.Update, *Report, error) {
 		return nil, nil, err
 	}
 	defer done()
-	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, edited: map[string]bool{}, flags: slices.Clone(sectionFlags)}
+	r := &run{o: o, dir: dir, since: time.Now(), searched: map[string]bool{}, edited: map[string]bool{}}
 	if r.o.Transforms == nil {
 		r.o.Transforms = func(context.Context) ([]Transform, error) { return nil, nil }
 	}
@@ -303,6 +310,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if r.target, err = r.o.Builder.Target(ctx, tree, r.arch); err != nil {
 		return err
 	}
+	r.flags = compilerFlags(r.target.Config)
 	return r.addExternal()
 }
 

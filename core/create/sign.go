@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ksplice/ksplice/core/build"
 	"github.com/ksplice/ksplice/core/modsign"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
@@ -13,10 +12,7 @@ import (
 // sign puts the vendor's signature behind every part. It comes last: a signing service is asked once for each, and the update's ID, which is
 // over what the parts are made from, is the same whoever signs them.
 func (r *run) sign(ctx context.Context, u *update.Update) error {
-	config, err := build.ReadConfig(r.tree.Config)
-	if err != nil {
-		return err
-	}
+	config := r.target.Config
 	if r.o.Signer == nil {
 		if config["CONFIG_MODULE_SIG_FORCE"] == "y" {
 			r.report.Notes = append(r.report.Notes, "this kernel loads signed modules only, and the update's parts are not signed: see --module-key")
