@@ -2,6 +2,7 @@ package kerneltest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
@@ -67,6 +68,7 @@ func TestManual(t *testing.T) {
 	delete(l.files, guestSettings) // the manual's machine trusts those whose keys it has
 	l.boot(t, vmtest.Options{})
 	l.vendor(t)
+	l.acme(t)
 	for _, path := range pages(t, onPlain) {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".md"), func(t *testing.T) { l.follow(t, path) })
 	}
@@ -86,10 +88,37 @@ func (l *lab) vendor(t *testing.T) {
 	l.MustRun(t, "sh", "-c", "mkdir -p /etc/ksplice/keys.d && cp /share/acme.pub /etc/ksplice/keys.d/")
 }
 
+// acme gives the pages about other kernels theirs: a tree in which the kernel can have been built, and a module from outside of it.
+func (l *lab) acme(t *testing.T) {
+	t.Helper()
+	var tree struct{ Source string }
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := json.Marshal(map[string]string{"Release": l.kernel.Release, "CacheDir": filepath.Join(cache, "ksplice/backends/debian")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, errs, exit := l.host(t, "plugin", "run", filepath.Join(l.tools, "libexec/ksplice/plugins/backend-debian"), "Prepare", string(request))
+	if err := json.Unmarshal([]byte(out), &tree); err != nil || exit != exitOK || tree.Source == "" {
+		t.Fatalf("plugin run: exit code %d, %v\n%s%s", exit, err, out, errs)
+	}
+	t.Setenv("KERNEL_SOURCE", tree.Source)
+	module := filepath.Join(l.share, "acme-1.2")
+	if err := os.CopyFS(module, os.DirFS("testdata/tally")); err != nil {
+		t.Fatal(err)
+	}
+	hostRun(t, "make", "-C", l.kernel.KDir, "M="+module, "modules")
+}
+
 // TestManualInstalled does the same with the pages for a machine on which the packages are installed, a Debian that boots from a disk; the kernel
 // module is the host's build, since a compiler takes long in an emulated machine.
 func TestManualInstalled(t *testing.T) {
 	l := debian(t)
+	if err := os.CopyFS(l.share, os.DirFS(makePackages(t, moduleVersion(t)))); err != nil {
+		t.Fatal(err)
+	}
 	module, err := os.ReadFile(l.kmod)
 	if err != nil {
 		t.Fatal(err)
@@ -111,14 +140,11 @@ func TestManualFresh(t *testing.T) {
 	}
 }
 
-// debian boots a Debian from a disk, with the packages in the shared directory.
+// debian boots a Debian from a disk.
 func debian(t *testing.T) *lab {
 	t.Helper()
 	vmtest.NeedAll(t)
 	l := prepare(t, "6.1")
-	if err := os.CopyFS(l.share, os.DirFS(makePackages(t, moduleVersion(t)))); err != nil {
-		t.Fatal(err)
-	}
 	image := vmtest.MustBuildImage(t, vmtest.ImageSpec{Series: "6.1"})
 	l.Guest = vmtest.TestImage(t, vmtest.ImageOptions{Image: image, MemoryMiB: 2048, Share: l.share})
 	l.vendor(t)
