@@ -19,10 +19,10 @@
 //     that were made of it. The annotations in the source (debian.master/config/annotations), which it was made of, are not evaluated.
 //   - What the compiler must call itself is CONFIG_CC_VERSION_TEXT, as for every kernel: gcc-13 on 24.04, gcc-12 for HWE kernels on 22.04.
 //
-// What was tried: reading Packages and Sources, `uname -v`, version signatures and packaging as Ubuntu has published them, and fetching and
-// unpacking a source package of that format with apt, from archives that the tests make, and the conformance suite on one of these. What was not:
-// an update of such a kernel from create to the patched machine and back, for which TestUbuntu (`make ubuntu`) is there, Ubuntu's archive itself, its compilers, and kernels of the series 5.15, 6.5, 6.8 and 6.11;
-// whether an update fits a running kernel is proved when it is applied.
+// What was tried: reading Packages and Sources, `uname -v`, version signatures and packaging as Ubuntu has published them; and, from an archive that
+// TestUbuntu (`make ubuntu`) makes of Debian's source of 6.12, laid out, built and packed as Ubuntu does: fetching and unpacking with apt, the
+// conformance suite, and an update from create to the booted kernel and back. What was not: Ubuntu's archive itself, its compilers, its whole
+// configuration, and kernels of the series 5.15, 6.5, 6.8 and 6.11; whether an update fits a running kernel is proved when it is applied.
 package ubuntu
 
 import (
