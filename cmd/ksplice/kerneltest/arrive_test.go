@@ -80,11 +80,7 @@ func TestArrive(t *testing.T) {
 		}
 		both := l.example(t, vlan)
 		disk := l.create(t, "disk", []byte(diskPatch))
-		zone := l.create(t, "zone", []byte(zonePatch))
-		alone := l.create(t, "init", []byte(initPatch))
 		initHunk := initPatch[strings.Index(initPatch, "@@"):]
-		whole := l.create(t, "whole", []byte(diskPatch+initHunk))
-		exit := l.create(t, "exit", []byte(diskPatch+initHunk+exitHunk))
 		files := map[string]string{}
 		for _, name := range []string{"null_blk", "watcher"} {
 			if files["/lib/"+name+".ko"], err = vmtest.BuildModule(t.Context(), l.kernel, "cmd/ksplice/kerneltest/testdata/"+name, name); err != nil {
@@ -98,30 +94,39 @@ func TestArrive(t *testing.T) {
 		}
 		same := l.saveText(t)
 		l.keepJournal(t)
-		a := &arriving{l, l.id(t, disk), disk}
+		made := map[string]*arriving{diskPatch: {l, l.id(t, disk), disk}}
 		for _, part := range []struct {
-			name string
-			run  func(*testing.T)
+			name  string
+			whose string // whose turn it is, each kernel's if empty
+			patch string // whose update it arms
+			run   func(*arriving, *testing.T)
 		}{
-			{"live", func(t *testing.T) { l.arriveLive(t, &vlan, both) }},
-			{"disarmed", a.disarmed},
-			{"other", a.other},
-			{"before-init", a.beforeInit},
-			{"failing-init", a.failingInit},
-			{"slow", a.slow},
-			{"alone", a.alone},
-			{"init alone", (&arriving{l, l.id(t, alone), alone}).initAlone},
-			{"init and more", (&arriving{l, l.id(t, whole), whole}).initAndMore},
-			{"after init", (&arriving{l, l.id(t, exit), exit}).afterInit},
-			{"keys", (&arriving{l, l.id(t, zone), zone}).keys}, // the last: its part stays
+			{"live", "", diskPatch, func(_ *arriving, t *testing.T) { l.arriveLive(t, &vlan, both) }},
+			{"disarmed", "", diskPatch, (*arriving).disarmed},
+			{"other", "6.12", diskPatch, (*arriving).other},
+			{"before-init", "", diskPatch, (*arriving).beforeInit},
+			{"failing-init", "6.1", diskPatch, (*arriving).failingInit},
+			{"slow", "6.12", diskPatch, (*arriving).slow},
+			{"alone", "", diskPatch, (*arriving).alone},
+			{"init alone", "6.1", initPatch, (*arriving).initAlone},
+			{"init and more", "", diskPatch + initHunk, (*arriving).initAndMore},
+			{"after init", "6.12", diskPatch + initHunk + exitHunk, (*arriving).afterInit},
+			{"keys", "", zonePatch, (*arriving).keys}, // the last: its part stays
 		} {
+			if part.whose != "" && !l.turn(part.whose) {
+				continue
+			}
+			if made[part.patch] == nil {
+				file := l.create(t, strings.ReplaceAll(part.name, " ", "-"), []byte(part.patch))
+				made[part.patch] = &arriving{l, l.id(t, file), file}
+			}
 			ok := t.Run(part.name, func(t *testing.T) {
 				defer func() {
 					if t.Failed() {
 						t.Log(l.MustRun(t, "sh", "-c", "dmesg | grep -e ksplice: -e null_blk: | tail -n 40"))
 					}
 				}()
-				part.run(t)
+				part.run(made[part.patch], t)
 			})
 			if !ok {
 				t.FailNow() // what it left is in the way of the next

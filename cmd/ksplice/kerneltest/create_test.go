@@ -35,8 +35,12 @@ func TestCreate(t *testing.T) {
 			t.Fatal(err)
 		}
 		patch := filepath.Join(l.share, "uptime-words.patch")
-		t.Run("same bytes", func(t *testing.T) { l.sameBytes(t, patch, want) })
-		t.Run("header", func(t *testing.T) { l.headerLayout(t) })
+		if l.turn("6.12") {
+			t.Run("same bytes", func(t *testing.T) { l.sameBytes(t, patch, want) })
+		}
+		if l.turn("6.1") {
+			t.Run("header", func(t *testing.T) { l.headerLayout(t) })
+		}
 		t.Run("reach", func(t *testing.T) { l.reach(t) })
 		t.Run("keys", func(t *testing.T) { l.keys(t) })
 		t.Run("items", func(t *testing.T) { l.items(t) })

@@ -2,7 +2,6 @@ package kerneltest
 
 import (
 	"encoding/hex"
-	"os"
 	"strings"
 	"testing"
 
@@ -13,18 +12,17 @@ import (
 
 // forms are the machines and options on which the kernel rewrites its own code in different ways.
 var forms = []struct {
-	name string
-	// series is whose kernel `make test` takes it with, "" for both; KSPLICE_TEST_ALL=1 takes all.
-	series string
+	name   string
+	series string // whose turn it is
 	o      vmtest.Options
 }{
-	{"default", "", vmtest.Options{}},
+	{"default", "6.1", vmtest.Options{}},
 	{"call-depth", "6.12", vmtest.Options{CPU: "Skylake-Client-v4", Append: "retbleed=stuff"}}, // 6.1 has no call depth tracking
 	{"safe-ret", "6.1", vmtest.Options{CPU: "EPYC-Milan", Append: "spec_rstack_overflow=safe-ret"}},
 	{"mitigations-off", "6.12", vmtest.Options{CPU: "max", Append: "mitigations=off"}},
 	{"lfence", "6.1", vmtest.Options{Append: "spectre_v2=retpoline,lfence"}},
 	{"one-cpu", "6.12", vmtest.Options{CPUs: 1}},
-	{cpuLater, "", vmtest.Options{CPUs: 2, Append: "maxcpus=1"}},
+	{cpuLater, "6.1", vmtest.Options{CPUs: 2, Append: "maxcpus=1"}},
 }
 
 // cpuLater is the form in which a second CPU comes while updates are applied: the kernel puts the lock prefixes back that one CPU does
@@ -43,7 +41,7 @@ func TestForms(t *testing.T) {
 		file := l.example(t, e)
 		text := l.construct(t, textPatch)
 		for _, f := range forms {
-			if f.series != "" && f.series != series && os.Getenv(allVariable) != "1" {
+			if !l.turn(f.series) {
 				continue
 			}
 			t.Run(f.name, func(t *testing.T) {

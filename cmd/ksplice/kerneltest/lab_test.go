@@ -50,6 +50,7 @@ type lab struct {
 	kmod   string
 	share  string // seen as /share by the guest
 	files  map[string]string
+	env    []string // of hostShell, beside the process's own
 }
 
 // prepare builds what a guest needs.
@@ -241,8 +242,17 @@ func wantedSeries() []string {
 	return []string{"6.1", "6.12"}
 }
 
+// turn says whether a part of a test is this kernel's: `make test` takes those that are long, and that show the same of ksplice whatever the kernel, with
+// the kernel of one series only; `make road` with each.
+func (l *lab) turn(whose string) bool { return turn(l.series(), whose) }
+
+func turn(series, whose string) bool {
+	return series == whose || len(wantedSeries()) == 1 || os.Getenv(allVariable) == "1"
+}
+
 // eachSeries runs a test on the newest kernel of every wanted series.
 func eachSeries(t *testing.T, f func(t *testing.T, series string)) {
+	t.Parallel()
 	vmtest.Need(t)
 	for _, s := range wantedSeries() {
 		t.Run(s, func(t *testing.T) {

@@ -63,6 +63,7 @@ func pages(t *testing.T, machine string) []string {
 
 // TestManual runs every command of the manual's pages, in the order in which they stand there, and compares what they print.
 func TestManual(t *testing.T) {
+	t.Parallel()
 	vmtest.Need(t)
 	l := prepare(t, "6.1")
 	delete(l.files, guestSettings) // the manual's machine trusts those whose keys it has
@@ -81,7 +82,7 @@ func (l *lab) vendor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("KSPLICE_SOURCE", root)
+	l.env = append(l.env, "KSPLICE_SOURCE="+root)
 	if out, err := l.hostShell(t.Context(), "ksplice keygen --no-password acme && cp \"$KSPLICE_SOURCE/examples/patches/proc-version.patch\" fix.patch"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -104,7 +105,7 @@ func (l *lab) acme(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &tree); err != nil || exit != exitOK || tree.Source == "" {
 		t.Fatalf("plugin run: exit code %d, %v\n%s%s", exit, err, out, errs)
 	}
-	t.Setenv("KERNEL_SOURCE", tree.Source)
+	l.env = append(l.env, "KERNEL_SOURCE="+tree.Source)
 	module := filepath.Join(l.share, "acme-1.2")
 	if err := os.CopyFS(module, os.DirFS("testdata/tally")); err != nil {
 		t.Fatal(err)
@@ -201,9 +202,15 @@ func (l *lab) follow(t *testing.T, path string) {
 
 // shell runs a line on the machine that is updated, in the shared directory, and returns all that it prints.
 func (l *lab) shell(ctx context.Context, line string) (string, error) {
-	r, err := l.Run(ctx, "sh", "-c", "exec 2>&1; cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
+	p, err := l.Start(ctx, "sh", "-c", "exec 2>&1; cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
 	if err != nil {
 		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lineLimit)
+	defer cancel()
+	r, err := p.Wait(ctx)
+	if err != nil {
+		return p.Output(), err
 	}
 	if r.Exit != 0 {
 		err = fmt.Errorf("exit status %d", r.Exit)
@@ -216,7 +223,7 @@ func (l *lab) hostShell(ctx context.Context, line string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, createLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line)
-	cmd.Dir, cmd.Env = l.share, append(os.Environ(), "PATH="+filepath.Join(l.tools, "bin")+":"+os.Getenv("PATH"))
+	cmd.Dir, cmd.Env = l.share, append(append(os.Environ(), "PATH="+filepath.Join(l.tools, "bin")+":"+os.Getenv("PATH")), l.env...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

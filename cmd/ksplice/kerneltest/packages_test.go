@@ -64,6 +64,7 @@ func hostRun(t testing.TB, argv ...string) string {
 // TestPackagesContents packs twice: the packages are the same, .deb and .rpm hold the same files, which are all that make install installs, the
 // programs find what the packages have, and rpm reads the scripts.
 func TestPackagesContents(t *testing.T) {
+	t.Parallel()
 	vmtest.Need(t)
 	version := moduleVersion(t)
 	dir := makePackages(t, version)
