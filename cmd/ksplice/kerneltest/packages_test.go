@@ -279,6 +279,11 @@ func TestPackagesInstalled(t *testing.T) {
 
 	s.Guest = vmtest.TestImage(t, vmtest.ImageOptions{Image: image, MemoryMiB: 2048, Share: s.share})
 	before := s.sh(t, listFiles)
+	l.Guest = s.Guest
+	l.vendor(t)
+	if out, err := l.hostShell(t.Context(), "ksplice sign --key acme.key "+filepath.Base(file)); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	// Each of the two is the newest file of its name in a directory of its own.
 	s.wants(t, "apt-get install -q -y --no-install-recommends /share/old/*.deb", "Setting up ksplice ", "Setting up ksplice-dkms ")
 	s.wants(t, "dkms status", "ksplice/"+version+", "+image.Kernel.Release+", x86_64: installed")
