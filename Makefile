@@ -83,7 +83,7 @@ install: build ## to PREFIX (/usr/local), plugins below libexec, manual, complet
 	bin/ksplice completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ksplice.fish
 
 image-test: setup ## systems that boot from a disk, with the packages installed, upgraded and purged in one
-	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 $(GO) test -count=1 -run 'TestImage|TestPackages|TestPersist|TestManualInstalled|TestManualFresh' -v -timeout 90m ./core/vmtest ./cmd/ksplice/kerneltest
+	KSPLICE_TEST_KERNEL=1 KSPLICE_TEST_ALL=1 $(GO) test -count=1 -run 'TestImage|TestPackages|TestPersist|TestManualInstalled|TestManualFresh' -v -timeout 180m ./core/vmtest ./cmd/ksplice/kerneltest
 
 packages: ## ksplice, ksplice-plugins and ksplice-dkms as .deb and .rpm, in out/packages
 	@.ci/env cmd/ksplice/package/build "$(VERSION)" out

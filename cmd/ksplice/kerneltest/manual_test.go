@@ -116,6 +116,7 @@ func (l *lab) acme(t *testing.T) {
 // TestManualInstalled does the same with the pages for a machine on which the packages are installed, a Debian that boots from a disk; the kernel
 // module is the host's build, since a compiler takes long in an emulated machine.
 func TestManualInstalled(t *testing.T) {
+	t.Parallel()
 	l := debian(t)
 	if err := os.CopyFS(l.share, os.DirFS(makePackages(t, moduleVersion(t)))); err != nil {
 		t.Fatal(err)
@@ -133,7 +134,7 @@ func TestManualInstalled(t *testing.T) {
 	}
 }
 
-// TestManualFresh does so on a Debian that has nothing of ksplice; dkms builds the kernel module there.
+// TestManualFresh does so on a Debian that has nothing of ksplice; dkms builds the kernel module there. It is alone: the page packs in the source tree.
 func TestManualFresh(t *testing.T) {
 	l := debian(t)
 	for _, path := range pages(t, onFresh) {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,11 +38,21 @@ func moduleVersion(t testing.TB) string {
 	return string(m[1])
 }
 
+var packing sync.Mutex
+
+// pack is hostRun for what writes into the source tree: one at a time.
+func pack(t testing.TB, argv ...string) {
+	t.Helper()
+	packing.Lock()
+	defer packing.Unlock()
+	hostRun(t, argv...)
+}
+
 // makePackages packs the project as a version, as `make packages` does, and returns the directory of the packages.
 func makePackages(t testing.TB, version string) string {
 	t.Helper()
 	dir := t.TempDir()
-	hostRun(t, filepath.Join(projectRoot, ".ci", "env"), filepath.Join(projectRoot, "cmd", "ksplice", "package", "build"), version, dir)
+	pack(t, filepath.Join(projectRoot, ".ci", "env"), filepath.Join(projectRoot, "cmd", "ksplice", "package", "build"), version, dir)
 	return filepath.Join(dir, "packages")
 }
 
@@ -111,7 +122,7 @@ func TestPackagesContents(t *testing.T) {
 		}
 	}
 	stage := filepath.Join(filepath.Dir(dir), "installed")
-	hostRun(t, "make", "-s", "-C", projectRoot, "install", "DESTDIR="+stage, "PREFIX=/usr")
+	pack(t, "make", "-s", "-C", projectRoot, "install", "DESTDIR="+stage, "PREFIX=/usr")
 	installed, err := vmtest.Tree(stage, "/")
 	if err != nil {
 		t.Fatal(err)
@@ -258,6 +269,7 @@ const listFiles = `find / -xdev \( -path /tmp -o -path /run -o -path /var/tmp -o
 // the running kernel; an update is applied; an upgrade, whose tools speak to the older module that is loaded, and undo, and apply again;
 // removal while an update is applied, which goes on to run; a purge leaves nothing.
 func TestPackagesInstalled(t *testing.T) {
+	t.Parallel()
 	vmtest.NeedAll(t)
 	const series = "6.1"
 	s := &system{share: t.TempDir()}

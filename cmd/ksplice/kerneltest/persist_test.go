@@ -16,6 +16,7 @@ import (
 // TestPersist boots a Debian from a disk again and again: an update that was applied with --persist is there after a reboot, before the network;
 // not after a boot that died of it, until somebody resumes; not where the command line or a file forbids it; not on another kernel; not after undo.
 func TestPersist(t *testing.T) {
+	t.Parallel()
 	vmtest.NeedAll(t)
 	const series = "6.1"
 	image := vmtest.MustBuildImage(t, vmtest.ImageSpec{Series: series})
