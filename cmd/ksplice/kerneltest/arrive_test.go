@@ -106,10 +106,10 @@ func TestArrive(t *testing.T) {
 			{"other", "6.12", diskPatch, (*arriving).other},
 			{"before-init", "", diskPatch, (*arriving).beforeInit},
 			{"failing-init", "6.1", diskPatch, (*arriving).failingInit},
-			{"slow", "6.12", diskPatch, (*arriving).slow},
+			{"slow", "6.1", diskPatch, (*arriving).slow},
 			{"alone", "", diskPatch, (*arriving).alone},
 			{"init alone", "6.1", initPatch, (*arriving).initAlone},
-			{"init and more", "", diskPatch + initHunk, (*arriving).initAndMore},
+			{"init and more", "6.12", diskPatch + initHunk, (*arriving).initAndMore},
 			{"after init", "6.12", diskPatch + initHunk + exitHunk, (*arriving).afterInit},
 			{"keys", "", zonePatch, (*arriving).keys}, // the last: its part stays
 		} {

@@ -3,7 +3,6 @@ package kerneltest
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -97,14 +96,6 @@ func TestFreeze(t *testing.T) {
 		same()
 		l.clean(t)
 	})
-}
-
-// often is how many times something is done: once, or n times when everything is asked for.
-func often(n int) int {
-	if os.Getenv(allVariable) == "1" {
-		return n
-	}
-	return 1
 }
 
 // places says in which cgroup each program is, and which cgroups there are.

@@ -250,6 +250,14 @@ func turn(series, whose string) bool {
 	return series == whose || len(wantedSeries()) == 1 || os.Getenv(allVariable) == "1"
 }
 
+// often is how many times something is done: once, or n times when everything is asked for.
+func often(n int) int {
+	if os.Getenv(allVariable) == "1" {
+		return n
+	}
+	return 1
+}
+
 // eachSeries runs a test on the newest kernel of every wanted series.
 func eachSeries(t *testing.T, f func(t *testing.T, series string)) {
 	t.Parallel()
