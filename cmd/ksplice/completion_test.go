@@ -15,21 +15,8 @@ import (
 
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
-
-// program returns where a program is. Where it is missing the test is skipped, or fails under KSPLICE_TEST_REQUIRE=1.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-		t.Fatalf("KSPLICE_TEST_REQUIRE is set, and %s is missing: install it", name)
-	}
-	t.Skipf("%s is missing: install it", name)
-	return ""
-}
 
 // visible are the commands and flags that a user is to find.
 func visible(each func(c *command, flags []*pflag.Flag)) {
@@ -106,7 +93,7 @@ func atWork(t *testing.T) (dir string, environment []string) {
 
 // TestBash has a real bash complete command lines.
 func TestBash(t *testing.T) {
-	bash := program(t, "bash")
+	bash := need.Program(t, "bash")
 	dir, environment := atWork(t)
 	var all []string
 	visible(func(c *command, _ []*pflag.Flag) { all = append(all, c.name) })
@@ -167,7 +154,7 @@ _ksplice; ((${#COMPREPLY[@]})) && printf '%s\n' "${COMPREPLY[@]}"; true`, "bash"
 
 // TestBashLint has shellcheck read the script.
 func TestBashLint(t *testing.T) {
-	cmd := exec.Command(program(t, "shellcheck"), "-")
+	cmd := exec.Command(need.Program(t, "shellcheck"), "-")
 	cmd.Stdin = strings.NewReader(bashCompletion())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -176,7 +163,7 @@ func TestBashLint(t *testing.T) {
 
 // TestFish has a real fish complete command lines.
 func TestFish(t *testing.T) {
-	fish := program(t, "fish")
+	fish := need.Program(t, "fish")
 	dir, environment := atWork(t)
 	script := filepath.Join(t.TempDir(), "ksplice.fish")
 	if err := os.WriteFile(script, []byte(fishCompletion()), 0o644); err != nil {
@@ -214,7 +201,7 @@ func TestFish(t *testing.T) {
 
 // TestZsh has zsh read the script.
 func TestZsh(t *testing.T) {
-	cmd := exec.Command(program(t, "zsh"), "-f", "-n", "/dev/stdin")
+	cmd := exec.Command(need.Program(t, "zsh"), "-f", "-n", "/dev/stdin")
 	cmd.Stdin = strings.NewReader(zshCompletion())
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("%v\n%s", err, out)

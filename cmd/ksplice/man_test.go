@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // TestManual: every visible command has a page, every flag, exit code, event and key is in one, and no hidden command is.
@@ -121,7 +123,7 @@ func TestManualLint(t *testing.T) {
 	}
 	for name, args := range map[string][]string{"mandoc": {"-Tlint", "-Wwarning"}, "groff": {"-ww", "-man", "-Tutf8", "-z"}} {
 		t.Run(name, func(t *testing.T) {
-			out, err := exec.Command(program(t, name), append(args, pages...)...).CombinedOutput()
+			out, err := exec.Command(need.Program(t, name), append(args, pages...)...).CombinedOutput()
 			if err != nil || len(out) > 0 {
 				t.Errorf("%v\n%s", err, out)
 			}

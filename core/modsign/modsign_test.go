@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 var (
@@ -122,13 +124,7 @@ func TestSign(t *testing.T) {
 
 func verifyWithOpenSSL(t *testing.T, message []byte, cert *x509.Certificate) {
 	t.Helper()
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-			t.Fatal("there is no openssl: install the package openssl")
-		}
-		t.Skip("SKIPPED: there is no openssl to judge signatures: install the package openssl")
-	}
+	openssl := need.Program(t, "openssl")
 	dir := t.TempDir()
 	out, err := exec.Command(openssl, "cms", "-verify", "-binary", "-inform", "DER", "-in", write(t, dir, "signature", message), "-content", write(t, dir, "module", module),
 		"-certfile", write(t, dir, "cert", asPEM("CERTIFICATE", cert.Raw)), "-nointern", "-noverify", "-out", os.DevNull).CombinedOutput()

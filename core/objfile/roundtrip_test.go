@@ -3,6 +3,7 @@ package objfile
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -13,16 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/ulikunitz/xz"
-)
 
-// requireOrSkip skips the test for want of something, or fails it under KSPLICE_TEST_REQUIRE=1.
-func requireOrSkip(t *testing.T, missing string) {
-	t.Helper()
-	if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-		t.Fatalf("KSPLICE_TEST_REQUIRE is set, and this is missing: %s", missing)
-	}
-	t.Skipf("SKIPPED, missing: %s", missing)
-}
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
+)
 
 // run runs a tool and returns its output.
 func run(t *testing.T, name string, args ...string) string {
@@ -38,9 +32,7 @@ func run(t *testing.T, name string, args ...string) string {
 func compile(t *testing.T, source string, flags ...string) string {
 	t.Helper()
 	for _, tool := range []string{"gcc", "readelf"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			requireOrSkip(t, tool)
-		}
+		need.Program(t, tool)
 	}
 	object := filepath.Join(t.TempDir(), strings.TrimSuffix(source, filepath.Ext(source))+".o")
 	run(t, "gcc", append(flags, "-c", "-o", object, filepath.Join("testdata", source))...)
@@ -190,7 +182,7 @@ func TestManyNew(t *testing.T) {
 func TestObjects(t *testing.T) {
 	root := os.Getenv("KSPLICE_TEST_OBJECTS")
 	if root == "" {
-		requireOrSkip(t, "KSPLICE_TEST_OBJECTS, a directory of kernel objects (.o, .ko, .ko.xz), for example /lib/modules")
+		need.OK(t, errors.New("KSPLICE_TEST_OBJECTS names no directory of kernel objects (.o, .ko, .ko.xz), for example /lib/modules"))
 	}
 	count, relocs := 0, 0
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {

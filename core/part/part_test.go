@@ -21,6 +21,7 @@ import (
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
 	"github.com/ksplice/ksplice/sdk/backend"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 const (
@@ -113,10 +114,7 @@ func TestDeterministic(t *testing.T) {
 // link links a part as kbuild does at the end, without the glue.
 func link(t *testing.T, o *Output) *objfile.File {
 	t.Helper()
-	ld, err := exec.LookPath("ld")
-	if err != nil {
-		t.Skip("SKIPPED: ld is missing, and this test links a part")
-	}
+	ld := need.Program(t, "ld")
 	dir := t.TempDir()
 	args := []string{"-r", "-T", filepath.Join(dir, "script.lds"), "-o", filepath.Join(dir, "part.ko")}
 	if err := os.WriteFile(args[2], []byte(o.Script), 0o600); err != nil {

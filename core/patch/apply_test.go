@@ -14,16 +14,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// requireOrSkip skips the test for want of something, or fails it under KSPLICE_TEST_REQUIRE=1.
-func requireOrSkip(t *testing.T, missing string) {
-	t.Helper()
-	if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-		t.Fatalf("KSPLICE_TEST_REQUIRE is set, and this is missing: %s", missing)
-	}
-	t.Skipf("SKIPPED, missing: %s", missing)
-}
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
+)
 
 // reader serves files from a map.
 func reader(files map[string]string) func(string) ([]byte, error) {
@@ -210,9 +203,7 @@ func gnuPatch(t *testing.T, files map[string][]byte, text []byte, args ...string
 // TestApplyAsGNU edits files at random, lets diff make the patch, moves the source a little, and compares with GNU patch.
 func TestApplyAsGNU(t *testing.T) {
 	for _, tool := range []string{"patch", "diff"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			requireOrSkip(t, tool)
-		}
+		need.Program(t, tool)
 	}
 	random := rand.New(rand.NewSource(7))
 	dir := t.TempDir()

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 func TestStabilizeLines(t *testing.T) {
@@ -87,9 +89,7 @@ func TestStabilizeLinesOther(t *testing.T) {
 // TestStabilizeCompiled compiles a file before and after a patch and compares the functions that the patch did not touch.
 // They hold __LINE__ in many ways. Without #line all behind the first change would differ.
 func TestStabilizeCompiled(t *testing.T) {
-	if _, err := exec.LookPath("gcc"); err != nil {
-		requireOrSkip(t, "gcc")
-	}
+	need.Program(t, "gcc")
 	pre, err := os.ReadFile(filepath.Join("testdata", "lines.c"))
 	if err != nil {
 		t.Fatal(err)

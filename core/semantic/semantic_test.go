@@ -12,18 +12,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // object compiles C source with debug information and returns the object's path.
 func object(t testing.TB, name, source string, flags ...string) string {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		if os.Getenv("KSPLICE_TEST_KERNEL") == "1" {
-			t.Fatal("gcc is missing: install it")
-		}
-		t.Skip("SKIPPED: gcc is missing, and these tests compare what it makes")
-	}
+	gcc := need.Program(t, "gcc")
 	dir := t.TempDir()
 	path := filepath.Join(dir, name+".c")
 	if err := os.WriteFile(path, []byte(source), 0o600); err != nil {

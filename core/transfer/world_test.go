@@ -21,6 +21,7 @@ import (
 	"github.com/ksplice/ksplice/core/transfer"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/plugin"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -110,12 +111,7 @@ struct subject {
 // layouts are those of source, without and with the patch.
 func layouts(t testing.TB) (before, after update.Layouts) {
 	t.Helper()
-	if _, err := exec.LookPath("gcc"); err != nil {
-		if os.Getenv("KSPLICE_TEST_KERNEL") == "1" {
-			t.Fatal("gcc is missing: install it")
-		}
-		t.Skip("SKIPPED: gcc is missing, and these tests walk over what it lays out")
-	}
+	need.Program(t, "gcc")
 	both, err := compiled()
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/scrypt"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // decode returns what the second line of a file holds.
@@ -114,14 +116,7 @@ func TestSecret(t *testing.T) {
 
 // TestMinisign has the program minisign verify what we sign and the other way round, with its keys and ours.
 func TestMinisign(t *testing.T) {
-	program, err := exec.LookPath("minisign")
-	if err != nil {
-		const missing = "the program minisign is not installed: apt-get install minisign"
-		if os.Getenv("KSPLICE_TEST_REQUIRE") != "" || os.Getenv("KSPLICE_TEST_KERNEL") != "" {
-			t.Fatal(missing)
-		}
-		t.Skip("SKIPPED: " + missing)
-	}
+	program := need.Program(t, "minisign")
 	dir := t.TempDir()
 	run := func(stdin string, args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), program, args...)

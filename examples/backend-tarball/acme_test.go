@@ -18,15 +18,14 @@ import (
 	"github.com/ksplice/ksplice/sdk/backend"
 	"github.com/ksplice/ksplice/sdk/plugin"
 	"github.com/ksplice/ksplice/sdk/sdktest"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // backendHere is a backend with a directory of its own. Without the programs that it needs the test is skipped.
 func backendHere(t *testing.T) *Backend {
 	t.Helper()
 	b := &Backend{}
-	if err := b.Health(t.Context()); err != nil {
-		t.Skipf("SKIPPED: this machine cannot build kernels: %v", err)
-	}
+	need.OK(t, b.Health(t.Context()))
 	if err := b.Configure(t.Context(), map[string]string{"deliveries": t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/objtest"
 	"github.com/ksplice/ksplice/plugins/arch-x86_64/internal/x86"
 	"github.com/ksplice/ksplice/sdk/sdktest"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // sources are compiled the way kernels are, as far as a machine without kernel headers can.
@@ -30,13 +31,7 @@ long mul(long a, long b) { long r; __asm__ ("imul %2, %0" : "=r"(r) : "0"(a), "r
 // fixtures compiles the sources with the flags.
 func fixtures(t *testing.T, flags ...string) sdktest.ArchFixtures {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		if os.Getenv("KSPLICE_TEST_KERNEL") == "1" {
-			t.Fatal("gcc is missing: install it")
-		}
-		t.Skip("SKIPPED: gcc is missing, and the suite asks about what it makes")
-	}
+	gcc := need.Program(t, "gcc")
 	fix := sdktest.ArchFixtures{Target: objtest.Target()}
 	dir := t.TempDir()
 	for _, name := range []string{"calls", "loops"} {

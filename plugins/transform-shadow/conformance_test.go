@@ -7,16 +7,13 @@ import (
 
 	"github.com/ksplice/ksplice/plugins/transform-shadow/internal/shadow"
 	"github.com/ksplice/ksplice/sdk/sdktest"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 func TestConformance(t *testing.T) {
-	if _, err := shadow.Program(); err != nil {
-		if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED: %v", err)
-	}
+	_, err := shadow.Program()
+	need.OK(t, err)
 	dir := t.TempDir()
 	source := "#include <linux/slab.h>\n\nstruct thing {\n\tint a;\n\tspinlock_t lock;\n\tint b;\n};\n\nvoid drop(struct thing *t)\n{\n\tspin_lock(&t->lock);\n\tkfree(t);\n}\n"
 	if err := os.WriteFile(filepath.Join(dir, "thing.c"), []byte(source), 0o600); err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/ksplice/ksplice/sdk/internal/serve"
 	"github.com/ksplice/ksplice/sdk/plugin"
 	pb "github.com/ksplice/ksplice/sdk/proto/ksplice/plugin/v1"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
@@ -137,13 +138,7 @@ func (p plain) Redirect(_ context.Context, req *arch.RedirectRequest) (*arch.Red
 // fixtures compiles two objects.
 func fixtures(t *testing.T) ArchFixtures {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		if os.Getenv("KSPLICE_TEST_KERNEL") == "1" {
-			t.Fatal("gcc is missing: install it")
-		}
-		t.Skip("SKIPPED: gcc is missing, and these tests ask about what it makes")
-	}
+	gcc := need.Program(t, "gcc")
 	fix := ArchFixtures{Target: arch.Target{Machine: 62}}
 	dir := t.TempDir()
 	for name, source := range map[string]string{

@@ -15,14 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ksplice/ksplice/sdk/plugin"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // archive makes a source's archive of headers; what a file holds is its Linkname.
 func archive(t *testing.T, headers ...tar.Header) string {
 	t.Helper()
-	if _, err := exec.LookPath("xz"); err != nil {
-		t.Skipf("SKIPPED: needs xz (package xz-utils): %v", err)
-	}
+	need.Program(t, "xz")
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range headers {

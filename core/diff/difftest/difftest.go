@@ -17,6 +17,7 @@ import (
 	"github.com/ksplice/ksplice/core/objfile"
 	"github.com/ksplice/ksplice/core/semantic"
 	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // flags are the kernel's own as far as they shape objects, and the two that differencing wants.
@@ -24,8 +25,7 @@ var flags = []string{"-c", "-O2", "-std=gnu11", "-mcmodel=kernel", "-mno-red-zon
 	"-fcf-protection=none", "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-ffreestanding", "-fno-reorder-blocks-and-partition", "-fno-ipa-ra",
 	"-ffunction-sections", "-fdata-sections", "-w"}
 
-// Compile compiles C source and returns the object and its description. It skips the test where no gcc is at hand, unless
-// KSPLICE_TEST_REQUIRE is 1.
+// Compile compiles C source and returns the object and its description. The test needs gcc.
 func Compile(t testing.TB, name, source string, extra ...string) (*objfile.File, *arch.ObjectDescription) {
 	t.Helper()
 	return read(t, compile(t, name, source, extra...))
@@ -60,13 +60,7 @@ func CompileDebug(t testing.TB, name, source string, extra ...string) string {
 
 func compile(t testing.TB, name, source string, extra ...string) string {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-			t.Fatalf("gcc is missing: %v", err)
-		}
-		t.Skipf("gcc is missing: %v", err)
-	}
+	gcc := need.Program(t, "gcc")
 	dir := t.TempDir()
 	c, o := filepath.Join(dir, name+".c"), filepath.Join(dir, name+".o")
 	if err := os.WriteFile(c, []byte(source), 0o600); err != nil {

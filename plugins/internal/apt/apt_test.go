@@ -16,6 +16,7 @@ import (
 
 	"github.com/ksplice/ksplice/sdk/kbuild"
 	"github.com/ksplice/ksplice/sdk/plugin"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 func TestParse(t *testing.T) {
@@ -100,24 +101,12 @@ func run(t *testing.T, dir string, argv ...string) string {
 	return string(out)
 }
 
-// need skips the test where a program is missing, or fails it under KSPLICE_TEST_REQUIRE=1.
-func need(t *testing.T, programs map[string]string) {
-	t.Helper()
-	err := kbuild.Programs(programs)
-	if err != nil && os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Skipf("SKIPPED: %v", err)
-	}
-}
-
 // needed are what these tests run.
 var needed = map[string]string{"apt-get": "apt", "dpkg-source": "dpkg-dev", "dpkg-scansources": "dpkg-dev", "patch": "patch"}
 
 // TestSourcePackage fetches and unpacks a source package of the format that Ubuntu's kernels have, from an archive made for it.
 func TestSourcePackage(t *testing.T) {
-	need(t, needed)
+	need.OK(t, kbuild.Programs(needed))
 	archive := t.TempDir()
 	tree := filepath.Join(archive, "linux-6.8.0")
 	write := func(name, text string) {
@@ -220,7 +209,7 @@ func TestSourcePackage(t *testing.T) {
 
 // TestNoSources: a machine without deb-src is told from one whose package sources do not have the version.
 func TestNoSources(t *testing.T) {
-	need(t, map[string]string{"apt-get": "apt"})
+	need.Program(t, "apt-get")
 	c := root(t, "")
 	if s, err := c.Source(t.Context(), "linux", "6.8.0-45.45"); !errors.Is(err, ErrNoSources) {
 		t.Errorf("Source without deb-src = %+v, %v, want %v", s, err, ErrNoSources)

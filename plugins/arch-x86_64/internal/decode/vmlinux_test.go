@@ -3,33 +3,25 @@ package decode
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
-)
 
-// requireOrSkip skips the test loudly, or fails it where KSPLICE_TEST_REQUIRE is set.
-func requireOrSkip(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("KSPLICE_TEST_REQUIRE") != "" {
-		t.Fatalf("missing: %s", what)
-	}
-	t.Skipf("SKIPPED, missing: %s", what)
-}
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
+)
 
 // TestVmlinux compares the decoder with objdump on every instruction of whole kernel images: KSPLICE_TEST_VMLINUX
 // lists ELF images, separated by colons.
 func TestVmlinux(t *testing.T) {
 	images := os.Getenv("KSPLICE_TEST_VMLINUX")
 	if images == "" {
-		requireOrSkip(t, "KSPLICE_TEST_VMLINUX (paths of uncompressed vmlinux images, separated by colons)")
+		need.OK(t, errors.New("KSPLICE_TEST_VMLINUX names no uncompressed vmlinux images (paths, separated by colons)"))
 	}
-	if _, err := exec.LookPath("objdump"); err != nil {
-		requireOrSkip(t, "objdump (package binutils)")
-	}
+	need.Program(t, "objdump")
 	for _, image := range filepath.SplitList(images) {
 		t.Run(filepath.Base(image), func(t *testing.T) { compareImage(t, image) })
 	}

@@ -6,18 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 	"github.com/ksplice/ksplice/sdk/transform"
 )
 
 // plan asks about one structure that gains members.
 func plan(t *testing.T, p *Plugin, files map[string]string, members ...transform.Member) *transform.PlanResponse {
 	t.Helper()
-	if _, err := Program(); err != nil {
-		if os.Getenv("KSPLICE_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("SKIPPED: %v", err)
-	}
+	_, err := Program()
+	need.OK(t, err)
 	dir := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(dir, name)
