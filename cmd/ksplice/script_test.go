@@ -6,9 +6,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +22,7 @@ import (
 	"github.com/ksplice/ksplice/core/trust"
 	"github.com/ksplice/ksplice/core/update"
 	"github.com/ksplice/ksplice/sdk/arch"
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 func TestMain(m *testing.M) {
@@ -58,6 +62,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	goes := strings.Fields(string(caches))
+	scriptsNeed(t, "testdata/script")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -81,6 +86,31 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "makeupdate": makeUpdate, "alter": alter,
 			"append": appendLine, "graft": graft, "detach": detach},
 	})
+}
+
+// programForm finds the programs that scripts have conditions on: [exec:gcc].
+var programForm = regexp.MustCompile(`(?m)^\[!?exec:([^]]+)\]`)
+
+// scriptsNeed has a test for each of the programs without which the scripts in dir leave things out.
+func scriptsNeed(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	programs := map[string]bool{}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range programForm.FindAllStringSubmatch(string(text), -1) {
+			programs[m[1]] = true
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(programs)) {
+		t.Run("needs "+name, func(t *testing.T) { need.Program(t, name) })
+	}
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
