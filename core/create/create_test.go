@@ -7,14 +7,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
 
 // TestCompilerFlags: the objects of a kernel that was built without a description of its types have one, and the same code.
 func TestCompilerFlags(t *testing.T) {
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("SKIPPED: gcc is missing")
-	}
+	gcc := need.Program(t, "gcc")
 	dir := t.TempDir()
 	source := filepath.Join(dir, "a.c")
 	if err := os.WriteFile(source, []byte("struct s { int a; long b; };\nlong f(struct s *s) { return s->a + s->b; }\n"), 0o644); err != nil {
