@@ -1,6 +1,7 @@
 package kerneltest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -184,7 +185,7 @@ func (l *lab) follow(t *testing.T, path string) {
 		}
 		if s.Target && s.Command == "reboot" {
 			l.Guest = l.MustReboot(t, "")
-			l.MustRun(t, "sh", "-c", "systemctl is-system-running --wait || :")
+			(&system{Guest: l.Guest}).up(t)
 			continue
 		}
 		run := l.hostShell
@@ -201,9 +202,10 @@ func (l *lab) follow(t *testing.T, path string) {
 	}
 }
 
-// shell runs a line on the machine that is updated, in the shared directory, and returns all that it prints.
+// shell runs a line on the machine that is updated, in the shared directory, and returns what it prints: that a slow machine waits for something, which
+// goes to standard error, is on no page.
 func (l *lab) shell(ctx context.Context, line string) (string, error) {
-	p, err := l.Start(ctx, "sh", "-c", "exec 2>&1; cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
+	p, err := l.Start(ctx, "sh", "-c", "cd /share && PATH="+guestTools+"/bin:$PATH && "+line)
 	if err != nil {
 		return "", err
 	}
@@ -214,17 +216,22 @@ func (l *lab) shell(ctx context.Context, line string) (string, error) {
 		return p.Output(), err
 	}
 	if r.Exit != 0 {
-		err = fmt.Errorf("exit status %d", r.Exit)
+		err = fmt.Errorf("exit status %d\n%s", r.Exit, r.Stderr)
 	}
 	return r.Stdout, err
 }
 
-// hostShell runs a line where updates are made.
+// hostShell does so where updates are made.
 func (l *lab) hostShell(ctx context.Context, line string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, createLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line)
 	cmd.Dir, cmd.Env = l.share, append(append(os.Environ(), "PATH="+filepath.Join(l.tools, "bin")+":"+os.Getenv("PATH")), l.env...)
-	out, err := cmd.CombinedOutput()
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, errs.Bytes())
+	}
 	return string(out), err
 }
