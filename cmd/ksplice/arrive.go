@@ -9,6 +9,7 @@ import (
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kept"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/pluginhost"
 )
 
@@ -44,6 +45,9 @@ func arriveCommand() *command {
 			a, _, err := host.Arch(ctx, u.Manifest.Kernel.Machine)
 			if err != nil {
 				return e.cannotArrive(id, module, err)
+			}
+			if err := guardArrival(persist.Default(), id); err != nil {
+				e.log.Warn("a death of this machine now would not be known for the update's", "error", err)
 			}
 			r, err := apply.Arrive(ctx, id, module, apply.Options{Arch: a, Transform: transforms(host), Log: e.log, Attempts: settings.Attempts, Interval: settings.Interval, Freeze: settings.Freeze})
 			if err != nil {

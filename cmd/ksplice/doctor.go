@@ -175,14 +175,33 @@ func (e *env) decided(release, version string) doctor.Updates {
 			u.Keys = append(u.Keys, doctor.Trusted{Name: k.Name, From: k.From, Until: k.Until})
 		}
 	}
+	u.PersistentErr = decidedAtBoot(&u, release, version)
+	return u
+}
+
+// decidedAtBoot is what it has decided about those that are applied at boot.
+func decidedAtBoot(u *doctor.Updates, release, version string) error {
 	list, err := persist.Default().List()
-	if err == nil {
-		u.Persistent = len(slices.DeleteFunc(list, func(p persist.Entry) bool { return p.Release != release || p.Version != version }))
-		var died *persist.Attempt
-		if died, err = diedOf(persist.Default()); died != nil {
-			u.Suspended = (&persist.SuspendedError{Attempt: *died}).Error()
+	if err != nil {
+		return err
+	}
+	here := persist.Of(list, release, version)
+	u.Persistent = len(here)
+	for _, p := range here {
+		applied, err := isApplied(p.ID)
+		if err != nil {
+			return err
+		}
+		if !applied {
+			u.Unapplied = append(u.Unapplied, p.ID)
 		}
 	}
-	u.PersistentErr = err
-	return u
+	if u.Disabled, err = disabled(); err != nil {
+		return err
+	}
+	died, err := diedOf(persist.Default())
+	if died != nil {
+		u.Suspended = (&persist.SuspendedError{Attempt: *died}).Error()
+	}
+	return err
 }

@@ -47,7 +47,7 @@ const (
 
 var eventFields = []struct{ name, what string }{
 	{fieldEvent, "which of the events above it is"},
-	{fieldOperation, "what was to be done: apply, undo, or arrive, for a part whose module came"},
+	{fieldOperation, "what was to be done: apply, undo, arrive, for a part whose module came, or boot, for all that are persistent"},
 	{fieldID, "the update's ID; of one whose file could not be read there is none"},
 	{fieldDescription, "what the update is"},
 	{fieldFile, "the update's file, as apply was given it"},

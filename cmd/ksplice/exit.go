@@ -69,6 +69,8 @@ var refusals = []any{
 	new(*conformanceError),
 	new(*persist.SuspendedError),
 	new(*persist.UnsafeError),
+	new(*persist.BaseError),
+	new(*persist.DamagedError),
 	new(*bootError),
 	new(*problemsError),
 	new(*notReadyError),

@@ -136,6 +136,14 @@ func (c *command) flagSet(e *env) (fs *pflag.FlagSet, configPath *string, help *
 }
 
 func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if err := c.perform(ctx, args, stdout, stderr); err != nil {
+		return exitCode(err)
+	}
+	return exitOK
+}
+
+// perform runs the command, prints what comes of it, and returns the error that it has printed.
+func (c *command) perform(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	e := &env{out: stdout, err: stderr}
 	fs, configPath, help := c.flagSet(e)
 	if err := fs.Parse(args); err != nil {
@@ -143,7 +151,7 @@ func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.
 	}
 	if *help {
 		c.usage(stdout, fs)
-		return exitOK
+		return nil
 	}
 	level := hclog.Warn
 	switch {
@@ -163,7 +171,7 @@ func (c *command) execute(ctx context.Context, args []string, stdout, stderr io.
 	if err != nil {
 		return e.fail(c, err)
 	}
-	return exitOK
+	return nil
 }
 
 func (c *command) usage(w io.Writer, fs *pflag.FlagSet) {
@@ -177,8 +185,8 @@ func (c *command) usage(w io.Writer, fs *pflag.FlagSet) {
 	fmt.Fprintf(w, "\nFlags:\n%s", usages)
 }
 
-// fail prints the error, as people or programs read it, and returns the exit code.
-func (e *env) fail(c *command, err error) int {
+// fail prints the error, as people or programs read it, and returns it.
+func (e *env) fail(c *command, err error) error {
 	code := exitCode(err)
 	var conflict *apply.ConflictError
 	var refused *create.RefusedError
@@ -207,7 +215,7 @@ func (e *env) fail(c *command, err error) int {
 	if code == exitUsage {
 		fmt.Fprintf(e.err, "`ksplice %s --help` shows how it is used\n", c.name)
 	}
-	return code
+	return err
 }
 
 // result prints v as JSON where asked for, else what text writes.

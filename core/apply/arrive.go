@@ -13,8 +13,8 @@ import (
 	"github.com/ksplice/ksplice/core/update"
 )
 
-// lockWait is how long a part whose module has come waits for another ksplice.
-const lockWait = time.Minute
+// lockWait is how long a part whose module has come waits for another ksplice, which may be a boot that applies several updates on a slow machine.
+const lockWait = 10 * time.Minute
 
 // arm has the kernel module wait for the modules that are not loaded.
 func (s *session) arm(d *engine.Device) error {

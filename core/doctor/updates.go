@@ -2,7 +2,9 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,9 +18,12 @@ type Updates struct {
 	KeysErr error
 	// Unsigned says that the configuration takes what nobody has signed.
 	Unsigned bool
-	// Persistent is how many are applied at boot of the running kernel, Suspended why none is; PersistentErr why that is not known.
+	// Persistent is how many are applied at boot of the running kernel, Unapplied are the IDs of those that are not now. Suspended says why none is since a
+	// boot died of it, Disabled why none is by an administrator's will, PersistentErr why all that is not known.
 	Persistent    int
+	Unapplied     []string
 	Suspended     string
+	Disabled      string
 	PersistentErr error
 }
 
@@ -68,9 +73,13 @@ func keys(_ context.Context, m *Machine) []Finding {
 // Service applies persistent updates at boot.
 const Service = "ksplice.service"
 
-// ServiceEnabled says whether it is run at boot (systemctl enable), by the file system below root.
+// ServiceEnabled says whether it is run at boot (systemctl enable, and not mask), by the file system below root.
 func ServiceEnabled(root string) bool {
-	_, err := os.Lstat(filepath.Join(root, "/etc/systemd/system/sysinit.target.wants", Service))
+	const dir = "/etc/systemd/system"
+	if to, err := os.Readlink(filepath.Join(root, dir, Service)); err == nil && to == os.DevNull {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(root, dir, "sysinit.target.wants", Service))
 	return err == nil
 }
 
@@ -78,14 +87,20 @@ func ServiceEnabled(root string) bool {
 func persistent(_ context.Context, m *Machine) []Finding {
 	u := &m.Updates
 	switch {
+	case errors.Is(u.PersistentErr, fs.ErrPermission):
+		return unknown(u.PersistentErr)
 	case u.PersistentErr != nil:
 		return []Finding{{Warning, u.PersistentErr.Error(), "until then nothing is applied at boot"}}
 	case u.Suspended != "":
 		return []Finding{{Warning, u.Suspended, "take the update away that did it (ksplice persist remove ID), then ksplice persist resume"}}
-	case u.Persistent > 0 && !ServiceEnabled(m.Root):
-		return []Finding{{Warning, fmt.Sprintf("%d are for this kernel, and nothing applies them at boot", u.Persistent), "systemctl enable " + Service}}
-	case u.Persistent > 0:
-		return []Finding{{Verdict: Good, Found: fmt.Sprintf("%d applied at each boot of this kernel", u.Persistent)}}
+	case u.Persistent == 0:
+		return nil
+	case !ServiceEnabled(m.Root):
+		return []Finding{{Warning, fmt.Sprintf("%d are for this kernel, and nothing applies them at boot", u.Persistent), "systemctl unmask " + Service + ", systemctl enable " + Service}}
+	case u.Disabled != "":
+		return []Finding{{Warning, fmt.Sprintf("%d are for this kernel, and none is applied at boot: %s", u.Persistent, u.Disabled), "take that away when updates are to be applied again"}}
+	case len(u.Unapplied) > 0:
+		return []Finding{{Warning, "not applied now: " + strings.Join(u.Unapplied, ", "), "journalctl -b -u " + Service + " says why; systemctl restart " + Service + " tries again"}}
 	}
-	return nil
+	return []Finding{{Verdict: Good, Found: fmt.Sprintf("%d applied at each boot of this kernel", u.Persistent)}}
 }

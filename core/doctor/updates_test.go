@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -33,6 +34,10 @@ func TestUpdates(t *testing.T) {
 		{"nothing at boot", Updates{}, atBoot, nil},
 		{"something at boot", Updates{Persistent: 2}, atBoot, []Verdict{Good}},
 		{"something at boot, and no service", Updates{Persistent: 2}, notEnabled, []Verdict{Warning}},
+		{"something at boot, and a masked service", Updates{Persistent: 2}, masked, []Verdict{Warning}},
+		{"something that is not applied", Updates{Persistent: 2, Unapplied: []string{"11111111"}}, atBoot, []Verdict{Warning}},
+		{"nobody wants any", Updates{Persistent: 2, Disabled: "a file is there", Unapplied: []string{"11111111"}}, atBoot, []Verdict{Warning}},
+		{"somebody who is not root", Updates{PersistentErr: fs.ErrPermission}, atBoot, []Verdict{Warning}},
 		{"a boot that died", Updates{Persistent: 2, Suspended: "the boot died"}, atBoot, []Verdict{Warning}},
 		{"a damaged list", Updates{PersistentErr: errors.New("damaged")}, atBoot, []Verdict{Warning}},
 	} {
@@ -50,6 +55,14 @@ func TestUpdates(t *testing.T) {
 func atKeys(m *Machine) []Finding { return keys(context.Background(), m) }
 func notEnabled(m *Machine) []Finding {
 	m.Root += "/nowhere"
+	return persistent(context.Background(), m)
+}
+func masked(m *Machine) []Finding {
+	unit := filepath.Join(m.Root, "etc/systemd/system", Service)
+	if err := os.Symlink(os.DevNull, unit); err != nil {
+		return nil
+	}
+	defer os.Remove(unit)
 	return persistent(context.Background(), m)
 }
 func atBoot(m *Machine) []Finding { return persistent(context.Background(), m) }

@@ -15,6 +15,7 @@ import (
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kept"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -34,6 +35,13 @@ type Machine struct {
 	Busy bool
 	// Manifests are those of applied updates, by ID, as far as they were kept.
 	Manifests map[string]*update.Manifest
+	// Persistent are the IDs of the updates that are to be applied at each boot of this kernel, in their order.
+	Persistent []string
+	// Booting says that they are being applied, or have been a moment ago. Disabled says why they are not by an administrator's will, Died is what the
+	// guard remembers of a boot that died of them, since when they are not.
+	Booting  bool
+	Disabled string
+	Died     *persist.Attempt
 }
 
 // moduleVersion is where the loader shows what the kernel module calls itself.
@@ -83,7 +91,43 @@ func Read() (*Machine, error) {
 			m.Manifests[id] = manifest
 		}
 	}
-	return m, nil
+	return m, m.readPersistent(persist.Default())
+}
+
+// readPersistent looks at what is applied at boot.
+func (m *Machine) readPersistent(store persist.Store) error {
+	list, err := store.List()
+	if err != nil {
+		return err
+	}
+	for _, e := range persist.Of(list, m.Release, m.Version) {
+		m.Persistent = append(m.Persistent, e.ID)
+	}
+	var proc [2]string
+	for i, path := range []string{"/proc/sys/kernel/random/boot_id", "/proc/cmdline"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("look at this boot: %w", err)
+		}
+		proc[i] = strings.TrimSpace(string(b))
+	}
+	m.Disabled = persist.Disabled(proc[1], persist.DisableFile)
+	a, err := store.Guarded()
+	if err != nil {
+		return err
+	}
+	m.Booting = a != nil && a.Boot == proc[0] && !a.Suspended
+	m.Died, err = store.Died(proc[0])
+	return err
+}
+
+// Unapplied are the IDs of persistent updates of which this kernel has nothing, applied or armed.
+func (m *Machine) Unapplied() []string {
+	return slices.DeleteFunc(slices.Clone(m.Persistent), func(id string) bool {
+		return slices.ContainsFunc(m.Updates, func(s apply.State) bool {
+			return engine.UpdateID(s.ID) == id && (s.Stage == "applied" || s.Armed != nil)
+		})
+	})
 }
 
 // Problem is one thing that is not as it should be.
@@ -97,8 +141,8 @@ type Problem struct {
 	Do   string `json:"do"`
 }
 
-// Problems lists what is not as it should be, an empty list where all is: a transaction that was left half-way, a part that was left behind, and a
-// module that runs without its armed part. While a ksplice is at work nothing is told, as it may be mending just that. Dead probes are no problem:
+// Problems lists what is not as it should be, an empty list where all is: a transaction that was left half-way, a part that was left behind, a
+// module that runs without its armed part, and a persistent update that is not in force without an administrator's will. While a ksplice is at work nothing is told, as it may be mending just that. Dead probes are no problem:
 // they say something of tracing; nor are parts that wait for modules which are not loaded.
 func (m *Machine) Problems() []Problem {
 	out := []Problem{}
@@ -127,8 +171,23 @@ func (m *Machine) Problems() []Problem {
 		out = append(out, Problem{Part: name, What: "a part is loaded that belongs to no applied update",
 			Do: "the next `ksplice apply` or `ksplice undo` removes it, or `rmmod " + name + "`"})
 	}
+	return append(out, m.missing()...)
+}
+
+// missing are the problems of persistent updates that the boot did not apply.
+func (m *Machine) missing() []Problem {
+	if m.Died != nil {
+		return []Problem{{What: (&persist.SuspendedError{Attempt: *m.Died}).Error(), Do: "take away the update that did it (ksplice persist remove ID) before that"}}
+	}
+	if m.Disabled != "" || m.Booting {
+		return nil
+	}
+	var out []Problem
+	for _, id := range m.Unapplied() {
+		out = append(out, Problem{ID: id, What: "it is persistent, and is not applied", Do: "`journalctl -b -u ksplice.service` says why; apply it, or `ksplice persist remove " + id + "`"})
+	}
 	return out
 }
 
-// Name says whose problem it is: a transaction's or a part's.
-func (p *Problem) Name() string { return cmp.Or(p.ID, p.Part) }
+// Name says whose problem it is: a transaction's, a part's or the boot's.
+func (p *Problem) Name() string { return cmp.Or(p.ID, p.Part, "boot") }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/engine"
+	"github.com/ksplice/ksplice/core/persist"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -59,6 +60,42 @@ func TestProblems(t *testing.T) {
 	m.Updates, m.Orphans = append(m.Updates[:3], m.Updates[5]), nil
 	if p := m.Problems(); len(p) != 0 {
 		t.Errorf("applied and armed as it should be: %v", p)
+	}
+}
+
+// TestMissing: a persistent update that is not in force is a problem, but not while the boot is at it, nor where an administrator wants none.
+func TestMissing(t *testing.T) {
+	m := sampleMachine()
+	m.Updates, m.Orphans = append(m.Updates[:3], m.Updates[5]), nil
+	m.Persistent = []string{"22222222", "55555555", "11111111"}
+	names := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range m.Problems() {
+			if p.What == "" || p.Do == "" {
+				t.Errorf("%+v does not say what is wrong and what to do", p)
+			}
+			got = append(got, p.Name())
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("problems (-want +got):\n%s", d)
+		}
+	}
+	names("55555555")
+	m.Booting = true
+	names()
+	m.Booting, m.Disabled = false, "a file is there"
+	names()
+	m.Died = &persist.Attempt{Boot: "b", Begun: time.Unix(1700000000, 0)}
+	names("boot")
+	var b strings.Builder
+	if err := m.WriteMetrics(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"ksplice_persistent 3\n", "ksplice_persistent_unapplied 1\n", "ksplice_persistent_suspended 1\n"} {
+		if !strings.Contains(b.String(), line) {
+			t.Errorf("no %q in:\n%s", line, b.String())
+		}
 	}
 }
 

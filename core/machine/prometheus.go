@@ -118,6 +118,9 @@ func (m *Machine) metrics() []metric {
 		{"ksplice_armed_unapplied", "Of these, those whose module runs without its part.", one(waiting)},
 		{"ksplice_dead_probes", "Probes inside replaced functions, which are not reached any more.", one(probes)},
 		{"ksplice_orphan_parts", "Loaded parts that belong to no applied update.", one(len(m.Orphans))},
+		{"ksplice_persistent", "Updates that are to be applied at each boot of this kernel.", one(len(m.Persistent))},
+		{"ksplice_persistent_unapplied", "Of these, those that are not in force.", one(len(m.Unapplied()))},
+		{"ksplice_persistent_suspended", "Whether none is applied at boot since one died of it.", []sample{{value: truth(m.Died != nil)}}},
 		{"ksplice_problems", "What ksplice status --check complains of.", one(len(m.Problems()))},
 	}
 }

@@ -100,6 +100,15 @@ func (s Store) Settle() error {
 	return nil
 }
 
+// SettleIf does so where what is remembered is still a: of a later attempt somebody else sees to it.
+func (s Store) SettleIf(a *Attempt) error {
+	now, err := s.Guarded()
+	if err != nil || now == nil || !now.Begun.Equal(a.Begun) || now.Boot != a.Boot || now.Suspended != a.Suspended {
+		return err
+	}
+	return s.Settle()
+}
+
 func (s Store) remember(a *Attempt) error {
 	b, err := json.Marshal(a)
 	if err != nil {

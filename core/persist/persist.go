@@ -66,14 +66,33 @@ func (s Store) List() ([]Entry, error) {
 	}
 	var list []Entry
 	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("read the persistent updates: %s: %w; take it away and apply the updates again with --persist", s.list(), err)
+		return nil, &DamagedError{s.list(), err}
 	}
 	for _, e := range list {
 		if err := valid(e.ID); err != nil {
-			return nil, fmt.Errorf("read the persistent updates: %s: %w", s.list(), err)
+			return nil, &DamagedError{s.list(), err}
 		}
 	}
 	return list, nil
+}
+
+// DamagedError says that the list is not what this package writes.
+type DamagedError struct {
+	Path string
+	Err  error
+}
+
+// Error implements error.
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("read the persistent updates: %s: %v; take it away and apply the updates again with --persist", e.Path, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Of returns those of entries that are for a kernel (uname -r, uname -v), in their order.
+func Of(list []Entry, release, version string) []Entry {
+	return slices.DeleteFunc(slices.Clone(list), func(e Entry) bool { return e.Release != release || e.Version != version })
 }
 
 // Add makes an update persistent, behind all others, or in the place of the entry of the same ID. What is kept is what the caller has verified, with the

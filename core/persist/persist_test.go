@@ -144,8 +144,9 @@ func TestStoreRefuses(t *testing.T) {
 		if err := os.WriteFile(s.list(), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.List(); err == nil {
-			t.Error("a damaged list was read")
+		var damaged *DamagedError
+		if _, err := s.List(); !errors.As(err, &damaged) || damaged.Path != s.list() {
+			t.Errorf("List = %v", err)
 		}
 	})
 }
@@ -168,6 +169,26 @@ func TestGuard(t *testing.T) {
 	}
 	if a, err := s.Died("b"); a != nil || err != nil {
 		t.Fatalf("Died of a boot that lives = %v, %v", a, err)
+	}
+	// Somebody else settles what he has seen, and nothing later.
+	if err := s.Applying("b", "00000001"); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := s.Guarded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := s.Applying("b", "00000002")
+	if err := errors.Join(later, s.SettleIf(seen)); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Guarded(); err != nil || a == nil || a.Applying != "00000002" {
+		t.Fatalf("a later attempt was settled with an earlier one: %v, %v", a, err)
+	} else if err := s.SettleIf(a); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Guarded(); a != nil || err != nil {
+		t.Fatalf("it was not settled: %v, %v", a, err)
 	}
 	// One that dies: a boot that applies nothing sees it as well, neither the next nor the one behind it applies anything.
 	if err := errors.Join(begin("c"), s.Applying("c", "00000002")); err != nil {
@@ -220,6 +241,15 @@ func TestDisabled(t *testing.T) {
 	}
 	if Disabled("", none) == "" {
 		t.Error("the file does not count")
+	}
+}
+
+func TestOf(t *testing.T) {
+	other := entry("00000002")
+	other.Version = "#2"
+	list := []Entry{entry("00000001"), other, entry("00000003")}
+	if diff := cmp.Diff([]Entry{list[0], list[2]}, Of(list, "6.1", "#1")); diff != "" || list[1].ID != "00000002" {
+		t.Errorf("of a kernel (-want +got):\n%s", diff)
 	}
 }
 

@@ -39,7 +39,7 @@ type Config struct {
 
 // Timeouts bounds what plugins do; zero means the default. The context of a call may be shorter.
 type Timeouts struct {
-	// Describe bounds `BINARY describe`; default 10 s.
+	// Describe bounds `BINARY describe`; default 30 s: early in a boot it comes from a cold disk.
 	Describe time.Duration
 	// Start bounds the handshake, and each call of the base service; default a minute.
 	Start time.Duration
@@ -57,7 +57,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		value *time.Duration
 		other time.Duration
 	}{
-		{&t.Describe, 10 * time.Second},
+		{&t.Describe, 30 * time.Second},
 		{&t.Start, time.Minute},
 		{&t.Call, 10 * time.Minute},
 		{&t.Build, 4 * time.Hour},

@@ -52,10 +52,15 @@ func TestPersist(t *testing.T) {
 		t.Helper()
 		began := time.Now()
 		s.Guest = s.MustReboot(t, more)
-		s.sh(t, "systemctl is-system-running --wait || :")
+		s.up(t)
 		t.Logf("%.0f s: booted again", time.Since(began).Seconds())
 	}
-	s.sh(t, "dpkg -i /share/packages/ksplice_*.deb /share/packages/ksplice-plugins_*.deb")
+	const install = "dpkg -i /share/packages/ksplice_*.deb /share/packages/ksplice-plugins_*.deb"
+	s.sh(t, install)
+	s.wants(t, "systemctl is-enabled ksplice.service", "enabled")
+	// Whether it is on is kept as long as the package is not purged.
+	s.sh(t, "dpkg -r ksplice ksplice-plugins")
+	s.sh(t, install)
 	s.sh(t, "install -D -m 644 /share/ksplice.ko /lib/modules/"+image.Kernel.Release+"/updates/ksplice.ko && depmod && modprobe ksplice")
 	s.wants(t, "systemctl is-enabled ksplice.service", "enabled")
 	s.wants(t, "ksplice persist list", "no persistent updates")
@@ -92,7 +97,7 @@ func TestPersist(t *testing.T) {
 	s.sh(t, "systemctl restart ksplice.service")
 	s.sees(t, effect, "new")
 	// And when it has lived for a minute with it, its death is not the update's.
-	s.sh(t, "for i in $(seq 90); do test -e /var/lib/ksplice/boot.json || exit 0; sleep 1; done; exit 1")
+	s.settles(t)
 	s.Cut()
 	again("")
 	s.sees(t, effect, "new")
@@ -111,6 +116,33 @@ func TestPersist(t *testing.T) {
 	again("")
 	s.sees(t, effect, "old")
 	s.wants(t, "journalctl -b -o cat -u ksplice.service", "none of 1 persistent update is for "+image.Kernel.Release)
+	// What fails and may not fail a little later is tried again, and the machine does not wait for that.
+	s.sh(t, `mv /var/lib/ksplice/updates.json.was /var/lib/ksplice/updates.json; exec 9>/run/ksplice.lock; flock 9; systemctl restart ksplice.service 9>&-; ! grep -q . /sys/kernel/ksplice/*/stage`)
+	s.sees(t, effect, "old")
+	s.wants(t, "journalctl -b -o cat -u ksplice.service", "another ksplice")
+	s.settles(t)
+	s.sees(t, effect, "new")
+	s.wants(t, "ksplice status --check", "good")
+
+	// A service that is killed is no machine that dies: who comes after it forgets the boot.
+	again("")
+	s.sh(t, "systemctl kill --signal KILL --kill-whom main ksplice.service; ls /var/lib/ksplice/boot.json")
+	again("")
+	s.sees(t, effect, "new")
+
+	s.late(t, l, again)
+
+	// Nobody waits for what is refused for good: the network comes up before the minute is over.
+	s.sh(t, `sed -i.was 's/"--allow-unsigned=true",*//' /var/lib/ksplice/updates.json; ! cmp -s /var/lib/ksplice/updates.json /var/lib/ksplice/updates.json.was; sync`)
+	again("")
+	s.sees(t, effect, "old")
+	s.wants(t, "systemctl show -p ActiveState network-pre.target; ls /var/lib/ksplice", "ActiveState=active", "boot.json")
+	s.settles(t)
+	s.wants(t, "systemctl show -p ActiveState ksplice.service", "ActiveState=failed")
+	s.wants(t, "ksplice status --check || :", "it is persistent, and is not applied")
+	s.wants(t, "ksplice status --prometheus", "\nksplice_persistent_unapplied 1\n")
+	s.wants(t, "journalctl -b -o cat KSPLICE_OPERATION=boot", "boot failed: 1 of this kernel's persistent updates could not be applied")
+	s.wants(t, "ksplice doctor || :", "not applied now: ")
 	s.sh(t, "mv /var/lib/ksplice/updates.json.was /var/lib/ksplice/updates.json; systemctl restart ksplice.service")
 	s.sees(t, effect, "new")
 
@@ -119,6 +151,55 @@ func TestPersist(t *testing.T) {
 	again("")
 	s.sees(t, effect, "old")
 	s.wants(t, "ksplice persist list", "no persistent updates")
+}
+
+// late has an update's part go in when its module comes, after the minute: a machine that dies of it then does so once.
+func (s *system) late(t *testing.T, l *lab, again func(string)) {
+	t.Helper()
+	e, err := examples.Get("pktgen-commands")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := l.example(t, e)
+	const armed = "cat /sys/kernel/ksplice/armed"
+	s.wants(t, "ksplice apply --persist --allow-unsigned --attempts 100 "+file, "armed")
+	again("")
+	s.settles(t)
+	s.wants(t, armed, "pktgen")
+	arrive := func() {
+		t.Helper()
+		s.sh(t, "modprobe pktgen; for i in $(seq 300); do ksplice status | grep -q '^[0-9a-f]*:pktgen *applied' && exit 0; sleep 1; done; "+armed+"; ksplice status; exit 1")
+		s.wants(t, "ls /var/lib/ksplice", "boot.json")
+	}
+	arrive()
+	// Down in good order.
+	again("")
+	s.wants(t, armed, "pktgen")
+	s.settles(t)
+	arrive()
+	s.sh(t, "for i in $(seq 300); do test -e /var/lib/ksplice/boot.json || exit 0; sleep 1; done; exit 1")
+	again("")
+	s.settles(t)
+	arrive()
+	s.sh(t, "sync")
+	s.Cut()
+	again("")
+	s.wants(t, "ksplice persist list 2>&1", "died of it, or soon after; the last one was ")
+	s.sh(t, "ksplice persist resume; systemctl restart ksplice.service")
+	s.wants(t, "ksplice undo --attempts 100 $(ksplice persist list | sed -n 's/^\\([0-9a-f]*\\) .*pktgen.*/\\1/p')", "is not applied at boot any more")
+}
+
+// up waits until the machine is up, and its updates have been tried.
+func (s *system) up(t testing.TB) {
+	t.Helper()
+	s.sh(t, `for i in $(seq 600); do case $(systemctl is-system-running) in running | degraded) exit 0 ;; esac; sleep 1; done; systemctl list-jobs; exit 1`)
+	s.sh(t, `for i in $(seq 600); do [ "$(systemctl show --value -p ActiveState ksplice.service)" = activating ] || exit 0; sleep 1; done; exit 1`)
+}
+
+// settles waits until the service has ended, when what it remembers of the boot is gone from the disk.
+func (s *system) settles(t testing.TB) {
+	t.Helper()
+	s.sh(t, `for i in $(seq 600); do case $(systemctl show --value -p SubState ksplice.service) in running | stop-post) sleep 1 ;; *) break ;; esac; done; ! test -e /var/lib/ksplice/boot.json`)
 }
 
 // when returns when a unit became active, in microseconds since the machine began to boot; 0: it did not.
