@@ -60,8 +60,12 @@ func wantsPython(t *testing.T) {
 			err = errors.Join(err, e)
 		}
 	}
+	// What status.proto imports is in a package of its own.
+	if _, e := os.Stat("/usr/include/google/protobuf/any.proto"); e != nil {
+		err = errors.Join(err, e)
+	}
 	if err != nil {
-		need.OK(t, fmt.Errorf("the plugin in Python wants Debian's python3-grpcio, python3-protobuf, python3-cryptography and protobuf-compiler: %w\n%s", err, out))
+		need.OK(t, fmt.Errorf("the plugin in Python wants Debian's python3-grpcio, python3-protobuf, python3-cryptography, protobuf-compiler and libprotobuf-dev: %w\n%s", err, out))
 	}
 }
 
