@@ -102,16 +102,16 @@ func TestArrive(t *testing.T) {
 			run   func(*arriving, *testing.T)
 		}{
 			{"live", "", diskPatch, func(_ *arriving, t *testing.T) { l.arriveLive(t, &vlan, both) }},
-			{"disarmed", "", diskPatch, (*arriving).disarmed},
+			{"disarmed", "6.12", diskPatch, (*arriving).disarmed},
 			{"other", "6.12", diskPatch, (*arriving).other},
-			{"before-init", "", diskPatch, (*arriving).beforeInit},
+			{"before-init", "6.1", diskPatch, (*arriving).beforeInit},
 			{"failing-init", "6.1", diskPatch, (*arriving).failingInit},
 			{"slow", "6.1", diskPatch, (*arriving).slow},
-			{"alone", "", diskPatch, (*arriving).alone},
+			{"alone", "6.1", diskPatch, (*arriving).alone},
 			{"init alone", "6.1", initPatch, (*arriving).initAlone},
 			{"init and more", "6.12", diskPatch + initHunk, (*arriving).initAndMore},
 			{"after init", "6.12", diskPatch + initHunk + exitHunk, (*arriving).afterInit},
-			{"keys", "", zonePatch, (*arriving).keys}, // the last: its part stays
+			{"keys", "6.12", zonePatch, (*arriving).keys}, // the last: its part stays
 		} {
 			if part.whose != "" && !l.turn(part.whose) {
 				continue
