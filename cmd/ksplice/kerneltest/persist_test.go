@@ -151,6 +151,7 @@ func TestPersist(t *testing.T) {
 	again("")
 	s.sees(t, effect, "old")
 	s.wants(t, "ksplice persist list", "no persistent updates")
+	s.sh(t, "dpkg -P ksplice ksplice-plugins; test ! -L /etc/systemd/system/sysinit.target.wants/ksplice.service -a ! -e /var/lib/ksplice")
 }
 
 // late has an update's part go in when its module comes, after the minute: a machine that dies of it then does so once.
