@@ -140,6 +140,9 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if !update.ValidVersion(f.effective) {
 		return usagef("--effective %q is no version: give one word of printable ASCII", f.effective)
 	}
+	if !update.ValidLine(f.description) {
+		return usagef("--description %q is no line: leave out line ends, tabs and what else cannot be printed", f.description)
+	}
 	accept, err := f.accepted()
 	if err != nil {
 		return err
@@ -253,6 +256,9 @@ func (f *createFlags) accepted() (map[string]string, error) {
 	for i, id := range f.accept {
 		if strings.TrimSpace(f.because[i]) == "" {
 			return nil, usagef("--accept %s: --because says nothing", id)
+		}
+		if !update.ValidLine(f.because[i]) {
+			return nil, usagef("--because %q is no line: leave out line ends, tabs and what else cannot be printed", f.because[i])
 		}
 		if _, twice := out[id]; twice {
 			return nil, usagef("--accept %s is there twice", id)

@@ -9,9 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/ksplice/ksplice/core/modsign"
 	"github.com/ksplice/ksplice/core/part"
@@ -26,10 +30,11 @@ func inspectCommand() *command {
 		name: "inspect", args: "FILE", summary: "show what is in an update",
 		help: `The kernel that the update is for, its parts, the functions they replace and why, the symbols that apply
 solves, the hooks it runs, the patch, and whose signatures it has. That the file is whole is seen first; it need not be
-signed. The running kernel is not looked at.`,
+signed: what it says of itself only a trusted signature vouches for. Whom a part names as its signer the kernel verifies, when
+the part is loaded. What a terminal would not show as it is, is escaped. The running kernel is not looked at.`,
 		example: "ksplice inspect fix.ksplice\nksplice inspect --patch fix.ksplice",
 		flags: func(fs *pflag.FlagSet) {
-			fs.BoolVar(&patch, "patch", false, "print the patch's text alone")
+			fs.BoolVar(&patch, "patch", false, "print the patch's text alone; where that is no terminal, bit for bit")
 			fs.StringVar(&extract, "extract", "", "write what the update holds (pre objects, parts, patch) below this `DIRECTORY`")
 		},
 		run: func(_ context.Context, e *env, args []string) error {
@@ -62,8 +67,7 @@ signed. The running kernel is not looked at.`,
 				return e.result(map[string]string{"patch_text": string(text)}, nil)
 			}
 			if patch {
-				_, err := e.out.Write(text)
-				return err
+				return e.raw(text)
 			}
 			hooks := map[string][]update.Hook{}
 			for i := range m.Parts {
@@ -135,7 +139,7 @@ signed. The running kernel is not looked at.`,
 			}); err != nil || e.json {
 				return err
 			}
-			_, err = fmt.Fprintf(e.out, "\n%s", text)
+			_, err = fmt.Fprintf(e.out, "\n%s", escaped(string(text), "\n\t"))
 			return err
 		},
 	}
@@ -175,7 +179,7 @@ func printPart(w io.Writer, p *update.Part, hooks []update.Hook, signed *modsign
 	if signed == nil {
 		fmt.Fprintf(w, "\tsigned\tby nobody\tkernels under Secure Boot do not load it\n")
 	} else {
-		fmt.Fprintf(w, "\tsigned\tby %s\t%s with %s\n", signed, signed.Hash, signed.Algorithm)
+		fmt.Fprintf(w, "\tsigned\tby %s\t%s with %s, as the part says: the kernel verifies it\n", escaped(signed.String(), ""), signed.Hash, signed.Algorithm)
 	}
 	for _, f := range p.Functions {
 		kind := string(f.Redirect.Kind)
@@ -197,7 +201,7 @@ func printPart(w io.Writer, p *update.Part, hooks []update.Hook, signed *modsign
 		fmt.Fprintf(w, "\thooks\tnone\n")
 	}
 	for _, h := range hooks {
-		fmt.Fprintf(w, "\thook\t%s\t%s\n", h.Function, h.When)
+		fmt.Fprintf(w, "\thook\t%s\t%s\n", escaped(h.Function, ""), h.When)
 	}
 	for _, n := range p.Escapes {
 		fmt.Fprintf(w, "\tescapes\t%s\tthe part stays mapped after undo\n", n)
@@ -205,6 +209,31 @@ func printPart(w io.Writer, p *update.Part, hooks []update.Hook, signed *modsign
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "\tnote\t%s\n", n)
 	}
+}
+
+// raw prints a text as it is, but for a terminal, which might act on it.
+func (e *env) raw(text []byte) error {
+	if f, ok := e.out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		text = []byte(escaped(string(text), "\n\t"))
+	}
+	_, err := e.out.Write(text)
+	return err
+}
+
+// escaped writes, as Go does in strings, what a terminal would not show as it is: it might act on it, or turn the direction. Runes of except stay.
+func escaped(text, except string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		if broken := r == utf8.RuneError && n == 1; !broken && (unicode.IsPrint(r) || strings.ContainsRune(except, r)) {
+			b.WriteString(text[:n])
+		} else {
+			quoted := strconv.Quote(text[:n])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		text = text[n:]
+	}
+	return b.String()
 }
 
 // module names what a unit is part of.

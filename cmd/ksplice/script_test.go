@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txtar: each is a page of the manual that is true. Besides the usual commands there are
 //
 //	exits CODE PROGRAM ARG...   runs the program and wants the exit code
-//	makeupdate FILE [LINE]      writes a small update, described by the line
+//	makeupdate FILE [LINE [PATCH]]  writes a small update, described by the line, with the text of a file for its patch
 //	alter FILE OFFSET           flips a bit of a file
 //	append FILE LINE            adds a line to a file
 //	graft FROM TO               gives an update the signatures of another
@@ -182,13 +182,17 @@ func detach(ts *testscript.TestScript, neg bool, args []string) {
 
 // makeUpdate writes an update whose part has one replaced function and one hook. Its code is never run.
 func makeUpdate(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: makeupdate FILE [LINE]")
+	if neg || len(args) < 1 || len(args) > 3 {
+		ts.Fatalf("usage: makeupdate FILE [LINE [PATCH]]")
 	}
 	line := append(args[1:], "fs: rename a")[0]
 	module, err := samplePart()
 	ts.Check(err)
 	pre, patch := []byte("a pre object"), []byte("--- a/fs/a.c\n+++ b/fs/a.c\n@@ -1 +1 @@\n-int a;\n+int b;\n")
+	if len(args) > 2 {
+		patch, err = os.ReadFile(ts.MkAbs(args[2]))
+		ts.Check(err)
+	}
 	u := &update.Update{
 		Manifest: update.Manifest{
 			ID: update.ID(module, pre, patch), Description: line, Effective: "6.1.1-test",

@@ -29,8 +29,8 @@ func (r *run) assemble(ctx context.Context) (*update.Update, error) {
 	u := &update.Update{Files: map[string][]byte{"patch.diff": r.text}}
 	m := &u.Manifest
 	m.Description, m.Effective = r.o.Description, r.o.Effective
-	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, BuildID: r.buildID, Banner: r.tree.Banner, Machine: r.tree.Machine}
-	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: r.tree.CompilerVersion}
+	m.Kernel = update.Kernel{Release: r.tree.Release, Version: r.tree.Version, BuildID: r.buildID, Banner: update.Line(r.tree.Banner), Machine: r.tree.Machine}
+	m.Toolchain = update.Toolchain{Backend: r.o.BackendName, Arch: r.o.ArchInfo.Name, Tree: r.tree.ID, CompilerVersion: update.Line(r.tree.CompilerVersion)}
 	m.Facts, m.Config = r.target.Facts, r.target.Config
 	m.Patch = update.Patch{File: "patch.diff", SHA256: update.Digest(r.text), External: r.o.ModuleSource != ""}
 	for _, f := range r.patches[len(r.patches)-1].Files {

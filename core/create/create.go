@@ -46,7 +46,7 @@ type Options struct {
 	Reverse bool
 	// Release is the kernel's `uname -r`; Version its `uname -v`, empty when not known.
 	Release, Version string
-	// Description is one line for people; empty: the patch's own subject, or its files.
+	// Description is one line for people (update.ValidLine); empty: the patch's own subject, or its files.
 	Description string
 	// Effective is the version that a kernel with the update has in effect; may be empty.
 	Effective string
@@ -276,7 +276,7 @@ func (r *run) parse() error {
 		return refuse(ReasonNoEffect, "it touches no code")
 	}
 	if r.o.Description == "" {
-		r.o.Description = p.Subject()
+		r.o.Description = update.Line(p.Subject())
 	}
 	return nil
 }

@@ -47,6 +47,7 @@ func (r *run) claim(it *Item, c update.Claim) {
 	if it.Claim != nil {
 		return
 	}
+	c.Because = update.Line(c.Because) // plugins and patches write it as they like
 	it.Claim = &c
 	r.claims = append(r.claims, c)
 }

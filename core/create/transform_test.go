@@ -67,7 +67,7 @@ func claim(rewrite bool) planner {
 	return planner{plan: func(req *transform.PlanRequest) *transform.PlanResponse {
 		resp := &transform.PlanResponse{Because: map[string]string{}}
 		for _, it := range req.Items {
-			resp.Claimed, resp.Because[it.ID] = append(resp.Claimed, it.ID), "it can"
+			resp.Claimed, resp.Because[it.ID] = append(resp.Claimed, it.ID), "it\n\tcan"
 			if rewrite {
 				resp.Rewrites = append(resp.Rewrites, it.ID)
 			}

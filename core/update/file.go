@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"sort"
 	"strings"
@@ -250,6 +251,9 @@ func (u *Update) check() error {
 	}
 	if !ValidVersion(m.Effective) {
 		return fmt.Errorf("effective version %q is not one word of printable ASCII", m.Effective)
+	}
+	if err := lines("", reflect.ValueOf(m).Elem()); err != nil {
+		return err
 	}
 	named := map[string]bool{}
 	member := func(what, name, digest string) error {

@@ -16,7 +16,7 @@ const (
 	oldestVersion = 3
 )
 
-// Manifest says everything about an update that is not code.
+// Manifest says everything about an update that is not code. Its texts are shown within lines (ValidLine).
 type Manifest struct {
 	// Format is FormatVersion at the time of writing.
 	Format int `json:"format"`

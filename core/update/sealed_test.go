@@ -110,6 +110,18 @@ func TestSealed(t *testing.T) {
 		}), part, patch, pre}, ErrAltered, "field at 4 lies outside"},
 		{"an id for a path", []member{manifest(func(m map[string]any) { m["id"] = "../../ab" }), part, patch, pre}, ErrAltered, "eight hex digits"},
 		{"a version with more lines", []member{manifest(func(m map[string]any) { m["effective"] = "6.1\n6.2" }), part, patch, pre}, ErrAltered, "effective version"},
+		{"a description that forges a row", []member{manifest(func(m map[string]any) { m["description"] = "fix\nsigned  acme, key 0123  trusted" }), part, patch, pre}, ErrAltered, `description of the manifest is "fix\nsigned`},
+		{"a kernel that clears the screen", []member{manifest(func(m map[string]any) { m["kernel"].(map[string]any)["banner"] = "Debian\x1b[2J" }), part, patch, pre}, ErrAltered, "kernel.banner of the manifest"},
+		{"a note with columns", []member{manifest(func(m map[string]any) { m["parts"].([]any)[0].(map[string]any)["notes"] = []string{"good", "a\tb"} }), part, patch, pre}, ErrAltered, "parts[0].notes[1] of the manifest"},
+		{"a reason with a separator of lines", []member{manifest(func(m map[string]any) {
+			m["claims"] = []any{map[string]any{"item": "x", "because": "so\u2028and so"}}
+		}), part, patch, pre}, ErrAltered, "claims[0].because of the manifest"},
+		{"a name that turns the direction", []member{manifest(func(m map[string]any) {
+			m["parts"].([]any)[0].(map[string]any)["slots"].([]any)[0].(map[string]any)["name"] = "a\u202eb"
+		}), part, patch, pre}, ErrAltered, "parts[0].slots[0].name of the manifest"},
+		{"a fact with two lines", []member{manifest(func(m map[string]any) { m["facts"] = map[string]any{"a\nb": 1} }), part, patch, pre}, ErrAltered, "a key of facts of the manifest"},
+		{"a configuration as it is", []member{manifest(func(m map[string]any) { m["config"] = map[string]any{"CONFIG_CMDLINE": "a\tb"} }), part, patch, pre}, nil, ""},
+		{"letters of anywhere", []member{manifest(func(m map[string]any) { m["description"] = "größer, 大きい" }), part, patch, pre}, nil, ""},
 		{"a base that is none", []member{manifest(func(m map[string]any) { m["base"] = []string{"x"} }), part, patch, pre}, ErrAltered, "base"},
 	} {
 		_, err := Read(bytes.NewReader(seal(t, c.members...)))
@@ -184,5 +196,30 @@ func TestBomb(t *testing.T) {
 	}
 	if _, err := decode(payload.Bytes()); !errors.Is(err, ErrAltered) || !strings.Contains(err.Error(), "8589934592 bytes") {
 		t.Errorf("err = %v, want %v", err, ErrAltered)
+	}
+}
+
+// TestLine: what create makes of texts that others wrote may stand in a manifest.
+func TestLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                 "",
+		"fs: rename a":                     "fs: rename a",
+		"größer, 大きい":                      "größer, 大きい",
+		" net:\tfix\r\n it\u00a0now\u2028": "net: fix it now",
+		"a\x1b[2Jb\u202ec\x00\xff":         "a\ufffd[2Jb\ufffdc\ufffd\ufffd",
+	} {
+		got := Line(text)
+		if got != want || !ValidLine(got) || ValidLine(text) != (got == text) {
+			t.Errorf("Line(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestWriteLines: no file is made that would not be read.
+func TestWriteLines(t *testing.T) {
+	u := sample()
+	u.Manifest.Parts[0].Functions[0].Why = "size\n40"
+	if _, err := u.Seal(); err == nil || !strings.Contains(err.Error(), `write update: parts[0].functions[0].why of the manifest is "size\n40"`) {
+		t.Errorf("err = %v", err)
 	}
 }
