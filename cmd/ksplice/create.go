@@ -127,6 +127,9 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	if d, err := os.Stat(filepath.Dir(f.output)); err != nil || !d.IsDir() {
 		return usagef("the update cannot be written to %s: %s is no directory", f.output, filepath.Dir(f.output))
 	}
+	if err := update.CanReplace(f.output); err != nil {
+		return usagef("-o: %v", err)
+	}
 	if f.kernel == "" {
 		var u unix.Utsname
 		if err := unix.Uname(&u); err != nil {

@@ -71,6 +71,9 @@ minisign -Sm FILE does as well: it writes FILE.minisig, which goes along with th
 			if by.key == "" {
 				return usagef("name the secret key with --key")
 			}
+			if err := update.CanReplace(path); err != nil {
+				return usagef("%v", err)
+			}
 			s, err := readSealed(path)
 			if err != nil {
 				return err

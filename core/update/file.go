@@ -91,10 +91,13 @@ func (u *Update) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return s.write(w)
+	if err := s.write(w); err != nil {
+		return fmt.Errorf("write update: %w", err)
+	}
+	return nil
 }
 
-// WriteFile writes the update to path, without signatures, whole or not at all.
+// WriteFile writes the update to path, without signatures, as Sealed.WriteFile does.
 func (u *Update) WriteFile(path string) error {
 	s, err := u.Seal()
 	if err != nil {

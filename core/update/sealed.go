@@ -2,6 +2,8 @@ package update
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -10,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/ksplice/ksplice/core/trust"
 )
@@ -104,7 +107,7 @@ func (s *Sealed) Sign(x trust.Signature) error {
 func (s *Sealed) write(w io.Writer) error {
 	for _, b := range [][]byte{s.Content, trust.Join(s.Signatures)} {
 		if _, err := w.Write(b); err != nil {
-			return fmt.Errorf("write update: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -115,19 +118,89 @@ func (s *Sealed) Bytes() []byte {
 	return bytes.Join([][]byte{s.Content, trust.Join(s.Signatures)}, nil)
 }
 
-// WriteFile writes the file to path, whole or not at all.
+// WriteFile writes the file to path, whole or not at all. A file that is there keeps its mode, and its owner where we may; where path is a
+// symbolic link, it is the file that it leads to.
 func (s *Sealed) WriteFile(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ksplice-*")
-	if err != nil {
-		return fmt.Errorf("write update: %w", err)
-	}
-	defer os.Remove(f.Name())
-	err = errors.Join(s.write(f), f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := s.writeFile(path); err != nil {
 		return fmt.Errorf("write update: %w", err)
 	}
 	return nil
+}
+
+func (s *Sealed) writeFile(path string) error {
+	was, err := replaced(path)
+	if err != nil {
+		return err
+	}
+	if path, err = follow(path); err != nil {
+		return err
+	}
+	mode := os.FileMode(0o666) // under the umask, as any new file
+	if was != nil {
+		mode = 0o600 // until it is whose it was
+	}
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(path), ".ksplice-"+rand.Text()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	err = s.write(f)
+	if was != nil {
+		err = errors.Join(err, inherit(f, was))
+	}
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// inherit gives a file the mode of another, and its owner and group as far as we may.
+func inherit(f *os.File, was os.FileInfo) error {
+	if st, ok := was.Sys().(*syscall.Stat_t); ok && f.Chown(int(st.Uid), int(st.Gid)) != nil {
+		_ = f.Chown(-1, int(st.Gid))
+	}
+	return f.Chmod(was.Mode().Perm())
+}
+
+// CanReplace returns an error where WriteFile would not write to path, for what is there is no file: a directory, a device, a pipe.
+func CanReplace(path string) error {
+	_, err := replaced(path)
+	return err
+}
+
+// replaced is the file that path leads to, nil where there is none.
+func replaced(path string) (os.FileInfo, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file, and an update takes the place of one, whole or not at all: name a file", path)
+	}
+	return info, nil
+}
+
+// maxLinks is how many symbolic links follow follows, as the kernel does (include/linux/namei.h, MAXSYMLINKS).
+const maxLinks = 40
+
+// follow returns where path leads to, whether or not there is a file.
+func follow(path string) (string, error) {
+	for range maxLinks {
+		dir, name := filepath.Split(path)
+		dir, err := filepath.EvalSymlinks(cmp.Or(dir, "."))
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, name)
+		to, err := os.Readlink(path)
+		if err != nil {
+			return path, nil // no link, or nothing yet
+		}
+		if path = to; !filepath.IsAbs(to) {
+			path = dir + "/" + to // not cleaned: .. leads up from where a link leads
+		}
+	}
+	return "", fmt.Errorf("%s: %w", path, syscall.ELOOP)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,5 +143,61 @@ func TestBehind(t *testing.T) {
 	}
 	if err := o.Sign(s.Signatures[0]); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "minisign -Sm FILE") {
 		t.Errorf("signing a file of version %d: %v", signedVersion-1, err)
+	}
+}
+
+// TestWriteFile: what is there keeps its mode and its owner, links stay links, and what is no file stays what it is.
+func TestWriteFile(t *testing.T) {
+	s := signed(t, sample())
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer syscall.Umask(syscall.Umask(0o027))
+	must(errors.Join(os.WriteFile(at("old"), nil, 0o600), os.MkdirAll(at("sub/deep"), 0o755), os.WriteFile(at("sub/file"), nil, 0o600), os.Chmod(at("sub/file"), 0o664),
+		os.Symlink("sub/deep", at("dir")), os.Symlink("dir/../file", at("link")), os.Symlink(at("dir/to"), at("dangling")), os.Symlink("../made", at("sub/deep/to")),
+		os.Symlink("loop", at("loop")), syscall.Mkfifo(at("pipe"), 0o600)))
+	if os.Geteuid() == 0 {
+		must(os.Chown(at("old"), 7, 8))
+	}
+	for name, want := range map[string]struct {
+		file string
+		mode os.FileMode
+	}{"new": {"new", 0o640}, "old": {"old", 0o600}, "link": {"sub/file", 0o664}, "dangling": {"sub/made", 0o640}} {
+		if err := s.WriteFile(at(name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		info, err := os.Lstat(at(want.file))
+		must(err)
+		if info.Mode() != want.mode {
+			t.Errorf("%s: %s has mode %v, want %v", name, want.file, info.Mode(), want.mode)
+		}
+		if b, err := os.ReadFile(at(want.file)); err != nil || !bytes.Equal(b, s.Bytes()) {
+			t.Errorf("%s: %s has %d bytes, %v", name, want.file, len(b), err)
+		}
+	}
+	if st := new(syscall.Stat_t); os.Geteuid() == 0 {
+		if must(syscall.Stat(at("old"), st)); st.Uid != 7 || st.Gid != 8 {
+			t.Errorf("the owner is %d:%d, want 7:8", st.Uid, st.Gid)
+		}
+	}
+	for name, words := range map[string]string{"pipe": "pipe is no regular file", "sub": "sub is no regular file", "loop": "too many levels", "none/x": "no such file"} {
+		if err := s.WriteFile(at(name)); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", name, err, words)
+		}
+	}
+	for _, name := range []string{"link", "dangling", "sub/deep/to"} {
+		if info, err := os.Lstat(at(name)); err != nil || info.Mode().Type() != os.ModeSymlink {
+			t.Errorf("%s is no link any more (%v)", name, err)
+		}
+	}
+	left, err := filepath.Glob(at(".ksplice-*"))
+	if must(err); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
