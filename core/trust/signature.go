@@ -92,13 +92,25 @@ func Join(list []Signature) []byte {
 	return b.Bytes()
 }
 
-// Add puts a signature behind the others, in place of one that the same key made before.
-func Add(list []Signature, s Signature) []Signature {
+// ErrFull says that a file has no place for another signature. It is wrapped in errors that say more.
+var ErrFull = errors.New("no place for another signature")
+
+// Add puts a signature behind the others, in place of one that the same key made before. More than ParseSignatures takes gives an error that
+// wraps ErrFull.
+func Add(list []Signature, s Signature) ([]Signature, error) {
 	var out []Signature
 	for _, other := range list {
 		if other.s.KeyID != s.s.KeyID {
 			out = append(out, other)
 		}
 	}
-	return append(out, s)
+	out = append(out, s)
+	const instead = "sign in a file beside it (minisign -Sm FILE), or sign the file as it was made, without those that need not be there"
+	if len(out) > maxCount {
+		return nil, fmt.Errorf("%w: it has those of %d keys, as many as there may be: %s", ErrFull, len(out)-1, instead)
+	}
+	if n := len(Join(out)); n > MaxSignatures {
+		return nil, fmt.Errorf("%w: with it they would have %d bytes, more than the %d that there may be: %s", ErrFull, n, MaxSignatures, instead)
+	}
+	return out, nil
 }

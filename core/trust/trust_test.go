@@ -45,6 +45,19 @@ func (p pair) sign(t testing.TB, content string) Signature {
 	return s
 }
 
+// join adds signatures, one behind the other.
+func join(t testing.TB, signatures ...Signature) []Signature {
+	t.Helper()
+	var list []Signature
+	for _, s := range signatures {
+		var err error
+		if list, err = Add(list, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
+}
+
 // directory writes key files and reads them.
 func directory(t testing.TB, files map[string]string) (*Keys, error) {
 	t.Helper()
@@ -138,7 +151,7 @@ func TestSeveral(t *testing.T) {
 	const content = "content"
 	vendor, site, nobody := newPair(t), newPair(t), newPair(t)
 	now := time.Now()
-	list := Add(Add(Add(nil, nobody.sign(t, content)), vendor.sign(t, content)), site.sign(t, "another content"))
+	list := join(t, nobody.sign(t, content), vendor.sign(t, content), site.sign(t, "another content"))
 	signed := Signed{list, [][]byte{[]byte("nothing"), []byte(content)}}
 	k := mustRead(t, map[string]string{"vendor.pub": vendor.public, "site.pub": site.public})
 	if v, err := k.Verify(now, signed); err != nil || v.Name != "vendor" {
@@ -165,13 +178,39 @@ func TestSeveral(t *testing.T) {
 // TestAdd: a key signs once, and the order is that in which keys have signed.
 func TestAdd(t *testing.T) {
 	a, b := newPair(t), newPair(t)
-	list := Add(Add(Add(nil, a.sign(t, "1")), b.sign(t, "2")), a.sign(t, "3"))
+	list := join(t, a.sign(t, "1"), b.sign(t, "2"), a.sign(t, "3"))
 	if got, want := string(Join(list)), string(b.sign(t, "2").Text())+string(a.sign(t, "3").Text()); got != want {
 		t.Errorf("signatures are\n%swant\n%s", got, want)
 	}
 	back, err := ParseSignatures(Join(list))
 	if err != nil || !bytes.Equal(Join(back), Join(list)) {
 		t.Errorf("what was written is read as %v, %v", back, err)
+	}
+}
+
+// TestFull: as many signatures are added as can be read again, and no more; one of a key that is there already always can.
+func TestFull(t *testing.T) {
+	last := newPair(t)
+	list := join(t, last.sign(t, "x"))
+	for len(list) < maxCount {
+		list = append(list, newPair(t).sign(t, "x"))
+	}
+	if _, err := ParseSignatures(Join(join(t, append(list, last.sign(t, "y"))...))); err != nil {
+		t.Errorf("signed again by one of %d: %v", maxCount, err)
+	}
+	if _, err := Add(list, newPair(t).sign(t, "x")); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "those of 16 keys") || !strings.Contains(err.Error(), "minisign -Sm FILE") {
+		t.Errorf("signed by one more: %v", err)
+	}
+	long, err := last.secret.Sign([]byte("x"), strings.Repeat("long,", MaxSignatures/10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	longer, err := newPair(t).secret.Sign([]byte("x"), strings.Repeat("long,", MaxSignatures/10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Add([]Signature{long}, longer); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "more than the 65536") {
+		t.Errorf("signed at too great a length: %v", err)
 	}
 }
 

@@ -94,13 +94,18 @@ func (s *Sealed) payload() []byte { return s.Content[headerSize:] }
 // Open verifies the content and returns the update. Errors are those of Read.
 func (s *Sealed) Open() (*Update, error) { return decode(s.payload()) }
 
-// Sign adds a signature over Content, in place of one of the same key. Files of versions that have no place for it give an error that wraps ErrVersion.
+// Sign adds a signature over Content, in place of one of the same key. Files of versions that have no place for it give an error that wraps ErrVersion,
+// files that have no more place one that wraps trust.ErrFull.
 func (s *Sealed) Sign(x trust.Signature) error {
 	if v := binary.LittleEndian.Uint32(s.Content[8:]); v < signedVersion {
 		return fmt.Errorf("%w: the file has %d, and signatures since %d only; make the update again, or sign it in a file beside it: minisign -Sm FILE",
 			ErrVersion, v, signedVersion)
 	}
-	s.Signatures = trust.Add(s.Signatures, x)
+	list, err := trust.Add(s.Signatures, x)
+	if err != nil {
+		return err
+	}
+	s.Signatures = list
 	return nil
 }
 

@@ -201,3 +201,23 @@ func TestWriteFile(t *testing.T) {
 		t.Errorf("left behind: %q", left)
 	}
 }
+
+// TestFull: what could not be read again is not signed once more.
+func TestFull(t *testing.T) {
+	s := signed(t, sample())
+	for {
+		by, _ := signer(t)
+		x, err := by.Sign(s.Content, "an update")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Sign(x); errors.Is(err, trust.ErrFull) {
+			break
+		} else if err != nil || len(s.Signatures) > 100 {
+			t.Fatalf("signature %d: %v", len(s.Signatures), err)
+		}
+	}
+	if back, err := ReadSealed(bytes.NewReader(s.Bytes())); err != nil || len(back.Signatures) != len(s.Signatures) {
+		t.Errorf("with %d signatures: %v", len(s.Signatures), err)
+	}
+}
