@@ -25,8 +25,8 @@ import (
 )
 
 // readUpdate reads and verifies an update that the command line names.
-func readUpdate(path string) (*update.Update, error) {
-	s, err := readSealed(path)
+func readUpdate(ctx context.Context, path string) (*update.Update, error) {
+	s, err := readSealed(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -37,19 +37,31 @@ func readUpdate(path string) (*update.Update, error) {
 	return u, nil
 }
 
-// readSealed reads the file of an update that the command line names, and does not look into it.
-func readSealed(path string) (*update.Sealed, error) {
-	s, err := update.ReadSealedFile(path)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EISDIR) {
-		return nil, usagef("%v", err)
+// readSealed reads the file of an update that the command line names, and does not look into it. It may be a pipe, which is not waited for any
+// more when ctx ends.
+func readSealed(ctx context.Context, path string) (*update.Sealed, error) {
+	var s *update.Sealed
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		s, err = update.ReadSealedFile(path)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EISDIR) {
+			return nil, usagef("%v", err)
+		}
+		return s, err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("read update: %s: %w", path, ctx.Err())
 	}
-	return s, err
 }
 
 // open reads an update, of which nothing is looked at before it is known to be of somebody whom this machine trusts, and launches what its
 // pipelines need.
 func (e *env) open(ctx context.Context, path string, t *trusted) (*update.Update, apply.Options, error) {
-	s, err := readSealed(path)
+	s, err := readSealed(ctx, path)
 	if err != nil {
 		return nil, apply.Options{}, err
 	}

@@ -172,7 +172,7 @@ func (e *env) create(ctx context.Context, f *createFlags) (err error) {
 	}
 	var base []*update.Update
 	for _, path := range f.on {
-		u, err := readUpdate(path)
+		u, err := readUpdate(ctx, path)
 		if err != nil {
 			return err
 		}

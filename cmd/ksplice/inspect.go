@@ -37,12 +37,12 @@ the part is loaded. What a terminal would not show as it is, is escaped. The run
 			fs.BoolVar(&patch, "patch", false, "print the patch's text alone; where that is no terminal, bit for bit")
 			fs.StringVar(&extract, "extract", "", "write what the update holds (pre objects, parts, patch) below this `DIRECTORY`")
 		},
-		run: func(_ context.Context, e *env, args []string) error {
+		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
 				return err
 			}
-			sealed, err := readSealed(path)
+			sealed, err := readSealed(ctx, path)
 			if err != nil {
 				return err
 			}
@@ -83,10 +83,7 @@ the part is loaded. What a terminal would not show as it is, is escaped. The run
 			if err != nil {
 				return err
 			}
-			verdicts, err := e.judge(path, sealed)
-			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
+			verdicts := e.judge(path, sealed)
 			shown := struct {
 				*update.Manifest
 				Hooks            map[string][]update.Hook      `json:"hooks"`             // by part

@@ -48,7 +48,7 @@ func (t *target) read(ctx context.Context, e *env, machine uint16, a arch.Arch) 
 	case t.kernel != "" && t.update != "":
 		return out, usagef("--kernel and --update say the same: give one")
 	case t.update != "":
-		u, err := readUpdate(t.update)
+		u, err := readUpdate(ctx, t.update)
 		if err != nil {
 			return out, err
 		}
@@ -82,8 +82,8 @@ func (t *target) read(ctx context.Context, e *env, machine uint16, a arch.Arch) 
 }
 
 // objects unpacks the pre objects of the update into a directory, and says which unit each path is.
-func (t *target) objects(dir string) (paths []string, units map[string]update.Unit, err error) {
-	u, err := readUpdate(t.update)
+func (t *target) objects(ctx context.Context, dir string) (paths []string, units map[string]update.Unit, err error) {
+	u, err := readUpdate(ctx, t.update)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -230,7 +230,7 @@ from (--update) are matched.`,
 					return fmt.Errorf("make a directory to work in: %w", err)
 				}
 				defer os.RemoveAll(dir)
-				if args, of, err = t.objects(dir); err != nil {
+				if args, of, err = t.objects(ctx, dir); err != nil {
 					return err
 				}
 			}

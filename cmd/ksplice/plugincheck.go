@@ -57,7 +57,7 @@ func checkPlugin(ctx context.Context, e *env, path string, flags *pluginFlags) e
 	needs := "--object FILE, or --update FILE" // what gives the fixtures that are missing
 	switch info.Kind {
 	case plugin.KindArch:
-		fix, err := flags.arch(dir)
+		fix, err := flags.arch(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -121,15 +121,15 @@ func (e *env) verdicts(ctx context.Context, path string, list []conformance.Chec
 }
 
 // arch are the fixtures of an architecture plugin. An update's objects are unpacked to dir.
-func (p *pluginFlags) arch(dir string) (conformance.ArchFixtures, error) {
+func (p *pluginFlags) arch(ctx context.Context, dir string) (conformance.ArchFixtures, error) {
 	fix := conformance.ArchFixtures{Objects: p.objects, Config: p.options, Target: arch.Target{Facts: p.facts}}
 	if p.update != "" {
 		t := target{update: p.update}
-		paths, _, err := t.objects(dir)
+		paths, _, err := t.objects(ctx, dir)
 		if err != nil {
 			return fix, err
 		}
-		u, err := readUpdate(p.update)
+		u, err := readUpdate(ctx, p.update)
 		if err != nil {
 			return fix, err
 		}

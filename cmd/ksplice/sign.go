@@ -74,7 +74,7 @@ minisign -Sm FILE does as well: it writes FILE.minisig, which goes along with th
 			if err := update.CanReplace(path); err != nil {
 				return usagef("%v", err)
 			}
-			s, err := readSealed(path)
+			s, err := readSealed(ctx, path)
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/core/apply"
 	"github.com/ksplice/ksplice/core/trust"
@@ -25,40 +27,77 @@ func (e *env) keys() (*trust.Keys, error) {
 	return trust.ReadKeys(dirs, os.Geteuid() == 0)
 }
 
-// signatures returns those that an update has: its own, and those in a file beside it, which may be over the whole file as well.
+// signatures returns those that an update has: its own, and those in a file beside it, which may be over the whole file as well. Where that file is
+// bad they are the update's own, and the error says what it is.
 func signatures(path string, s *update.Sealed) ([]trust.Signed, error) {
 	out := []trust.Signed{{Signatures: s.Signatures, Contents: [][]byte{s.Content}}}
-	f, err := os.Open(path + trust.DetachedSuffix)
+	list, err := beside(path + trust.DetachedSuffix)
+	if len(list) > 0 {
+		out = append(out, trust.Signed{Signatures: list, Contents: [][]byte{s.Bytes(), s.Content}})
+	}
+	return out, err
+}
+
+// beside reads a file of signatures. One that is not there has none.
+func beside(path string) ([]trust.Signature, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a pipe would wait
 	if errors.Is(err, os.ErrNotExist) {
-		return out, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, usagef("read signatures: %v", err)
 	}
 	defer f.Close()
+	const mend = "sign anew, or remove the file"
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, usagef("read signatures: %v", err)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: %w: it is no regular file; %s", path, trust.ErrSignature, mend)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, trust.MaxSignatures+1))
 	if err != nil {
 		return nil, usagef("read signatures: %v", err)
 	}
 	list, err := trust.ParseSignatures(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w; sign anew, or remove the file", f.Name(), err)
+		return nil, fmt.Errorf("%s: %w; %s", path, err, mend)
 	}
-	return append(out, trust.Signed{Signatures: list, Contents: [][]byte{s.Bytes(), s.Content}}), nil
+	return list, nil
+}
+
+// passOver says that a bad file of signatures beside an update is passed over: who could bring it could have left it away.
+func (e *env) passOver(bad error) {
+	if bad != nil {
+		e.log.Warn("the file of signatures beside the update is passed over", "error", bad)
+	}
 }
 
 // judge says what an update's signatures are worth. Where the keys cannot be read, none is known.
-func (e *env) judge(path string, s *update.Sealed) ([]trust.Verdict, error) {
-	signed, err := signatures(path, s)
-	if err != nil {
-		return nil, err
-	}
+func (e *env) judge(path string, s *update.Sealed) []trust.Verdict {
+	signed, bad := signatures(path, s)
+	e.passOver(bad)
 	keys, err := e.keys()
 	if err != nil {
 		e.log.Warn("nobody's signature can be verified", "error", err)
 		keys = &trust.Keys{}
 	}
-	return keys.Judge(time.Now(), signed...), nil
+	return keys.Judge(time.Now(), signed...)
+}
+
+// vouched returns the first trusted of the signatures that signatures gave with bad, and the keys by which it is. Where none is, bad comes first.
+func (e *env) vouched(signed []trust.Signed, bad error) (*trust.Verdict, *trust.Keys, error) {
+	keys, err := e.keys()
+	if err != nil {
+		return nil, nil, err
+	}
+	by, err := keys.Verify(time.Now(), signed...)
+	if err != nil {
+		return nil, nil, cmp.Or(bad, err)
+	}
+	e.passOver(bad)
+	return by, keys, nil
 }
 
 func printSignatures(w io.Writer, verdicts []trust.Verdict) {
@@ -101,16 +140,12 @@ func (t *trusted) verify(e *env, path string, s *update.Sealed) error {
 		allow = e.config.Trust.AllowUnsigned
 	}
 	t.sealed = s
-	signed, err := signatures(path, s)
-	if err == nil {
-		for _, beside := range signed[1:] {
-			t.beside = beside.Signatures
-		}
-		var keys *trust.Keys
-		if keys, err = e.keys(); err == nil {
-			t.by, err = keys.Verify(time.Now(), signed...)
-		}
+	signed, bad := signatures(path, s)
+	for _, beside := range signed[1:] {
+		t.beside = beside.Signatures
 	}
+	var err error
+	t.by, _, err = e.vouched(signed, bad)
 	if err != nil && allow {
 		// Who could bring a bad signature could have left it away.
 		e.log.Info("the update is of nobody whom this machine trusts", "file", path, "error", err)
@@ -139,7 +174,9 @@ func verifyCommand() *command {
 	return &command{
 		name: "verify", args: "FILE", summary: "say who has signed an update, and whether this machine trusts them",
 		help: `Signatures are minisign's: in the update itself (ksplice create --sign, ksplice sign), or beside it in FILE.minisig
-(minisign -Sm FILE). One that this machine trusts suffices, whatever others there are. What the update holds is not looked at.
+(minisign -Sm FILE). One that this machine trusts suffices, whatever others there are: where it is in the update itself, a FILE.minisig that
+is none is passed over, with a warning. What follows the update in its own file must be whole signatures, or it is no update: the file
+was altered. What the update holds is not looked at.
 
 The keys lie in ` + trust.DefaultDir + `, or where the configuration says ([trust] keys). NAME.pub is a public key as minisign
 and ksplice keygen write it, and root's own. Lines may be added below it, which minisign does not read:
@@ -153,28 +190,21 @@ acme.pub back. Its signatures count for nothing; those that others have made of 
 
 Updates are what the kernel is going to run: compare a key with what its owner publishes before you put it there.`,
 		example: "ksplice verify fix.ksplice\ncp acme.pub " + trust.DefaultDir + "/ && ksplice verify fix.ksplice",
-		run: func(_ context.Context, e *env, args []string) error {
+		run: func(ctx context.Context, e *env, args []string) error {
 			path, err := one(args, "update file")
 			if err != nil {
 				return err
 			}
-			s, err := readSealed(path)
+			s, err := readSealed(ctx, path)
 			if err != nil {
 				return err
 			}
-			signed, err := signatures(path, s)
+			signed, bad := signatures(path, s)
+			_, keys, err := e.vouched(signed, bad)
 			if err != nil {
-				return err
-			}
-			keys, err := e.keys()
-			if err != nil {
-				return err
-			}
-			now := time.Now()
-			if _, err := keys.Verify(now, signed...); err != nil {
 				return fmt.Errorf("%s: %w", path, err)
 			}
-			verdicts := keys.Judge(now, signed...)
+			verdicts := keys.Judge(time.Now(), signed...)
 			return e.result(map[string][]trust.Verdict{"signatures": verdicts}, func(w io.Writer) { printSignatures(w, verdicts) })
 		},
 	}
