@@ -59,6 +59,7 @@ func commands() []*command {
 }
 
 func main() {
+	takePassword()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

@@ -244,7 +244,7 @@ func mainPage(version, date string) page {
 	r.section("ENVIRONMENT")
 	r.item(bold(pluginhost.PathVariable), "Directories in which plugins are looked for behind those of the configuration, separated as in $PATH.")
 	r.item(bold("XDG_CACHE_HOME"), "Trees and objects are kept below it, in ksplice/; by default ~/.cache/ksplice.")
-	r.item(bold(passwordVariable), "The password of a secret key to sign with, where no file is named.")
+	r.item(bold(passwordVariable), "The password of a secret key to sign with, where no file is named. A file is safer: whoever is the same user reads this in /proc/PID/environ.")
 	r.section("FILES")
 	r.item(italic(configDefault), "The configuration; it need not be there.")
 	r.item(italic(trust.DefaultDir), "Keys of those whose updates this machine takes: NAME.pub; and those that it takes none of any more: NAME.revoked.")

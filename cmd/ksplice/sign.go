@@ -18,6 +18,17 @@ import (
 // passwordVariable holds a secret key's password, where there is neither a file nor a terminal.
 const passwordVariable = "KSPLICE_SIGN_PASSWORD"
 
+// signPassword is what passwordVariable held when the command was started; nil: it was not set.
+var signPassword *string
+
+// takePassword takes it out of the environment: plugins, compilers and other programs that are run get that, and are not to have it.
+func takePassword() {
+	if said, ok := os.LookupEnv(passwordVariable); ok {
+		signPassword = &said
+		os.Unsetenv(passwordVariable)
+	}
+}
+
 // signer are the flags that say which key to sign with.
 type signer struct {
 	key  string
@@ -190,10 +201,9 @@ func (p *password) read(ctx context.Context, prompt string) (string, error) {
 		}
 		return string(line), nil
 	}
-	if said, ok := os.LookupEnv(passwordVariable); ok {
-		// Plugins and other programs that are run get our environment, and are not to have it.
+	if signPassword != nil {
 		p.variable = true
-		return said, os.Unsetenv(passwordVariable)
+		return *signPassword, nil
 	}
 	return p.ask(ctx, prompt)
 }
