@@ -83,7 +83,7 @@ var configKeys = []configKey{
 	{"plugins", "dirs", "array of strings", "[]", "Directories in which plugins are looked for, before those of $KSPLICE_PLUGIN_PATH and of the installation."},
 	{"plugins.pins", "FILE", "string", "", "The SHA-256, in hexadecimal, that the plugin with this file name must have, for example backend-acme; `ksplice plugin list -v` shows digests. A plugin that has another is not run."},
 	{"plugin.FILE", "KEY", "string", "", "What the plugin with this file name is always given, as --backend-option gives it once. Which keys there are, the plugin says."},
-	{"trust", "keys", "array of strings", `["` + trust.DefaultDir + `"]`, "Directories in which the public keys lie of those whose updates this machine takes; `ksplice verify --help` says how."},
+	{"trust", "keys", "array of strings", `["` + trust.DefaultDir + `"]`, "Directories in which the public keys lie of those whose updates this machine takes; `ksplice verify --help` says how. An empty list takes nobody's."},
 	{"trust", "allow_unsigned", "boolean", "false", "Take updates that nobody of those has signed, as with --allow-unsigned: for machines on which updates are tried."},
 }
 

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ksplice/ksplice/core/trust"
 )
 
 // TestConfigOwn: root believes no configuration that somebody else could change.
@@ -32,5 +35,26 @@ func TestConfigOwn(t *testing.T) {
 	var usage *usageError
 	if !errors.As(err, &usage) || !strings.Contains(err.Error(), file+" is writable by everybody") {
 		t.Errorf("what everybody can write: %v", err)
+	}
+}
+
+// TestTrustNobody: that no directory is named is not that nothing is said.
+func TestTrustNobody(t *testing.T) {
+	for text, want := range map[string][]string{"": {trust.DefaultDir}, "[trust]\nallow_unsigned = true\n": {trust.DefaultDir}, "[trust]\nkeys = []\n": {}} {
+		file := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, err := readConfig(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := (&env{config: c}).keys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(keys.Dirs, want) {
+			t.Errorf("%q: keys lie in %q, want %q", text, keys.Dirs, want)
+		}
 	}
 }

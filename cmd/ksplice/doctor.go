@@ -168,6 +168,7 @@ func (e *env) decided(release, version string) doctor.Updates {
 	u := doctor.Updates{Unsigned: e.config.Trust.AllowUnsigned}
 	keys, err := e.keys()
 	if u.KeysErr = err; err == nil {
+		u.KeyDirs = keys.Dirs
 		for _, k := range keys.Trusted {
 			if slices.ContainsFunc(keys.Revoked, func(r *trust.Key) bool { return r.ID() == k.ID() }) {
 				continue

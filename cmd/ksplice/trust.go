@@ -21,7 +21,7 @@ import (
 // keys reads whom this machine trusts.
 func (e *env) keys() (*trust.Keys, error) {
 	dirs := e.config.Trust.Keys
-	if len(dirs) == 0 {
+	if dirs == nil { // an empty list trusts nobody
 		dirs = []string{trust.DefaultDir}
 	}
 	return trust.ReadKeys(dirs, os.Geteuid() == 0)
@@ -178,7 +178,7 @@ func verifyCommand() *command {
 is none is passed over, with a warning. What follows the update in its own file must be whole signatures, or it is no update: the file
 was altered. What the update holds is not looked at.
 
-The keys lie in ` + trust.DefaultDir + `, or where the configuration says ([trust] keys). NAME.pub is a public key as minisign
+The keys lie in ` + trust.DefaultDir + `, or where the configuration says ([trust] keys; an empty list trusts nobody). NAME.pub is a public key as minisign
 and ksplice keygen write it, and root's own. Lines may be added below it, which minisign does not read:
 
     valid-from: 2026-01-01

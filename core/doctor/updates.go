@@ -16,6 +16,8 @@ type Updates struct {
 	// Keys are the trusted keys by name, each with the instant behind its last day (zero: none); KeysErr says why nobody is trusted.
 	Keys    []Trusted
 	KeysErr error
+	// KeyDirs are the directories in which they lie; the configuration may name none.
+	KeyDirs []string
 	// Unsigned says that the configuration takes what nobody has signed.
 	Unsigned bool
 	// Persistent is how many are applied at boot of the running kernel, Unapplied are the IDs of those that are not now. Suspended says why none is since a
@@ -64,8 +66,12 @@ func keys(_ context.Context, m *Machine) []Finding {
 	switch {
 	case len(valid) > 0:
 		out = append(out, Finding{Verdict: Good, Found: "updates are taken of " + strings.Join(valid, ", ")})
+	case !u.Unsigned && len(u.KeyDirs) == 0:
+		out = append(out, Finding{Wrong, "the configuration has this machine trust nobody (keys of [trust] is empty), so that every update is refused",
+			"name the directory of the keys there, or take the line out"})
 	case !u.Unsigned:
-		out = append(out, Finding{Wrong, "no key is trusted, so that every update is refused", "put the vendor's key into /etc/ksplice/keys.d (ksplice verify --help)"})
+		out = append(out, Finding{Wrong, "no key is trusted, so that every update is refused",
+			fmt.Sprintf("put the vendor's key into %s (ksplice verify --help)", strings.Join(u.KeyDirs, " or "))})
 	}
 	return out
 }

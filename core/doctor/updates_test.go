@@ -23,7 +23,8 @@ func TestUpdates(t *testing.T) {
 		run  func(*Machine) []Finding
 		want []Verdict
 	}{
-		{"no key", Updates{}, atKeys, []Verdict{Wrong}},
+		{"no key", Updates{KeyDirs: []string{"/keys"}}, atKeys, []Verdict{Wrong}},
+		{"nobody", Updates{}, atKeys, []Verdict{Wrong}},
 		{"a bad key file", Updates{KeysErr: errors.New("acme.pub: writable by everybody"), Unsigned: true}, atKeys, []Verdict{Wrong}},
 		{"a key", Updates{Keys: []Trusted{{Name: "acme"}}}, atKeys, []Verdict{Good}},
 		{"an expired key", Updates{Keys: []Trusted{{Name: "acme", Until: time.Now().Add(-day)}}}, atKeys, []Verdict{Warning, Wrong}},

@@ -140,6 +140,9 @@ type RefusedError struct {
 // Error implements error.
 func (e *RefusedError) Error() string {
 	dirs := strings.Join(e.Dirs, " and ")
+	if len(e.Dirs) == 0 {
+		dirs = "a directory that [trust] keys of the configuration names (it names none)"
+	}
 	const yourself = "or take it upon yourself with --allow-unsigned"
 	switch {
 	case len(e.Verdicts) == 0 && e.NoKeys:
