@@ -20,7 +20,7 @@ func (f *signingFlags) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.key, "module-key", "", "sign the update's parts with the private key in this `FILE` (PEM or DER, not encrypted)")
 	fs.StringVar(&f.cert, "module-cert", "", "the key's X.509 certificate, a `FILE` in PEM or DER (default: in that of --module-key)")
 	fs.StringVar(&f.command, "module-signer", "", "sign with a `COMMAND`: it gets a part's path as its last argument, and signs that file, or writes the signature "+
-		"(PKCS#7, DER, detached) to standard output; --module-cert says whose it must be")
+		"(PKCS#7, DER, detached) to standard output; it may ask at the terminal, /dev/tty; --module-cert says whose it must be")
 }
 
 // signer returns who signs, nil where nobody does, and what people should know of the certificate.

@@ -27,6 +27,9 @@ func (r *run) sign(ctx context.Context, u *update.Update) error {
 	if err != nil {
 		return unsignable(err)
 	}
+	if r.o.Progress != nil {
+		r.o.Progress(plugin.Progress{}) // nothing is shown over what a command asks at the terminal
+	}
 	for i := range u.Manifest.Parts {
 		p := &u.Manifest.Parts[i]
 		signed, err := r.o.Signer.Sign(ctx, u.Files[p.File], hash)

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // commandLimit bounds a run of a vendor's command; a signing service may have a queue.
@@ -20,7 +23,8 @@ const commandLimit = 2 * time.Minute
 // Command signs modules with a program of the vendor's, for keys that no file holds (an HSM, a signing service).
 type Command struct {
 	// Line is for the shell. It gets the module's path as its last argument, and the hash to sign with in KSPLICE_MODULE_HASH ("sha256"). It
-	// either puts the signature behind the module, as scripts/sign-file does, or writes the PKCS#7 message (DER, detached) to standard output.
+	// either puts the signature behind the module, as scripts/sign-file does, or writes the PKCS#7 message (DER, detached) to standard output. Where
+	// we have a terminal it may ask there (/dev/tty); its standard input is empty.
 	Line string
 	// Cert is whose signature it must be; nil: anybody's.
 	Cert *x509.Certificate
@@ -47,6 +51,20 @@ func (c *Command) Sign(ctx context.Context, module []byte, hash Hash) ([]byte, e
 	return signed, nil
 }
 
+// leave has the command ask at our terminal, for a PIN say: so it stays in our group of processes, as one in the background could not read there.
+// What is returned sets the terminal up as it was, whatever a command that was killed had made of it.
+func leave(tty *os.File) func() {
+	fd := int(tty.Fd())
+	before, err := term.GetState(fd)
+	return func() {
+		// Whoever is in the background himself would be stopped.
+		if group, groupErr := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err == nil && groupErr == nil && group == unix.Getpgrp() {
+			_ = term.Restore(fd, before) // a terminal that has gone needs nothing
+		}
+		tty.Close()
+	}
+}
+
 func (c *Command) run(ctx context.Context, module []byte, hash Hash) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "ksplice-sign-")
 	if err != nil {
@@ -63,10 +81,13 @@ func (c *Command) run(ctx context.Context, module []byte, hash Hash) ([]byte, er
 	cmd.Env = append(os.Environ(), "KSPLICE_MODULE_HASH="+string(hash))
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	// What the shell has started ends with it, and does not hold the pipes.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = time.Second // what the shell has started does not hold the pipes
+	if tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0); err == nil {
+		defer leave(tty)()
+	} else { // and ends with it
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	}
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

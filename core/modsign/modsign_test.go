@@ -2,6 +2,7 @@ package modsign
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -12,13 +13,17 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ksplice/ksplice/sdk/sdktest/need"
 )
@@ -367,4 +372,76 @@ func TestCommand(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.line, err, c.words)
 		}
 	}
+}
+
+// asksVariable has TestAsk, in a process that has a terminal of its own, sign with what it holds.
+const asksVariable = "KSPLICE_TEST_ASKS"
+
+// TestAsk: a command asks at the terminal and gets its answer; one that is killed leaves the terminal as it was.
+func TestAsk(t *testing.T) {
+	if line := os.Getenv(asksVariable); line != "" {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := (&Command{Line: line}).Sign(ctx, module, "sha256")
+		state, stateErr := unix.IoctlGetTermios(0, unix.TCGETS)
+		fmt.Fprintf(os.Stderr, "signed: %v, echo: %t\n", err, stateErr == nil && state.Lflag&unix.ECHO != 0)
+		return
+	}
+	signer := rsaKey(t, 2048)
+	key, err := LoadKey(pkcs8(t, signer), certify(t, signer, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := key.Sign(t.Context(), module, "sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := write(t, t.TempDir(), "whole", signed)
+	ask := `f() { stty -echo </dev/tty && printf "PIN? " >/dev/tty && read -r pin </dev/tty && [ "$pin" = 1234 ] && install -m 600 ` + whole + ` "$1"; }; f`
+	for answer, want := range map[string]string{"1234\n": "signed: <nil>", "4321\n": "exit status 1", "": "deadline exceeded"} {
+		ours, theirs := terminal(t)
+		cmd := exec.Command(os.Args[0], "-test.run=^TestAsk$")
+		cmd.Env = append(os.Environ(), asksVariable+"="+ask)
+		var errs bytes.Buffer
+		cmd.Stdin, cmd.Stderr = theirs, &errs
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		// With its last end on that side the terminal goes, and nobody waits for a question any more.
+		if err := errors.Join(cmd.Start(), theirs.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for asked := ""; !strings.Contains(asked, "PIN? "); {
+			b := make([]byte, 64)
+			n, err := ours.Read(b)
+			if asked += string(b[:n]); err != nil {
+				t.Fatalf("asked for %q: %v", asked, err)
+			}
+		}
+		if _, err := ours.WriteString(answer); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil || !strings.Contains(errs.String(), want) || !strings.Contains(errs.String(), "echo: true") {
+			t.Errorf("with answer %q: %v, %s, want %q, and the echo", answer, err, errs.String(), want)
+		}
+	}
+}
+
+// terminal makes a pseudo-terminal, and returns both of its ends (pty(7)): the caller closes theirs.
+func terminal(t *testing.T) (ours, theirs *os.File) {
+	t.Helper()
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	n, err := unix.IoctlGetUint32(int(ours.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ours, theirs
 }
