@@ -290,9 +290,10 @@ static int do_also(struct ksplice_transaction *t, unsigned long arg)
 /*
  * What may be written where nobody's signature stands behind it is the
  * kernel's lockdown to say, as for /dev/mem. What is carried is a part's own,
- * but which of its bytes go where, user space says.
+ * but which of its bytes go where, user space says; and of a datum that an
+ * update sets it says where it lies (writes.c).
  */
-static int may_write(void)
+int ksplice_may_write(void)
 {
 	return security_locked_down(LOCKDOWN_DEV_MEM);
 }
@@ -300,7 +301,7 @@ static int may_write(void)
 static int do_carry(struct ksplice_transaction *t, unsigned long arg)
 {
 	struct ksplice_carry carry;
-	int err = may_write();
+	int err = ksplice_may_write();
 
 	if (err)
 		return err;
@@ -312,7 +313,7 @@ static int do_carry(struct ksplice_transaction *t, unsigned long arg)
 static int do_transfer(struct ksplice_transaction *t, unsigned long arg)
 {
 	struct ksplice_transfer transfer;
-	int err = may_write();
+	int err = ksplice_may_write();
 
 	if (err)
 		return err;

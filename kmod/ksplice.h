@@ -232,6 +232,7 @@ enum ksplice_hook_time {
 };
 
 /* device.c: ksplice_device */
+int ksplice_may_write(void);
 
 /* transaction.c */
 struct ksplice_transaction *ksplice_begin(const struct ksplice_begin *arg);
@@ -256,6 +257,7 @@ void ksplice_carry_all(struct ksplice_transaction *t);
 /* writes.c */
 int ksplice_writes_of(struct ksplice_loaded *p, const struct ksplice_part *part);
 void ksplice_writes_free(struct ksplice_loaded *p);
+int ksplice_writes_allowed(const struct ksplice_transaction *t);
 bool ksplice_writes_check(struct ksplice_transaction *t);
 struct ksplice_update *ksplice_writes_upper(struct ksplice_update *u, const char **name);
 int ksplice_writes_map(struct ksplice_transaction *t);

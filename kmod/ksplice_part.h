@@ -62,7 +62,8 @@ struct ksplice_copy {
 /*
  * A field of run's data that gets another value in the stop, where it still has
  * the old one. KSPLICE_WRITE_ADDRESS: a value is an address, which the loader
- * fills in, so that no sum goes over the two.
+ * fills in, so that no sum goes over the two. Its own address is a slot, too:
+ * under lockdown a part that has one of these is not committed (writes.c).
  */
 #define KSPLICE_WRITE_ADDRESS	0x1
 struct ksplice_datum_write {

@@ -106,7 +106,10 @@ struct ksplice_expect {
 	__u32 reserved;
 };
 
-/* KSPLICE_IOC_COMMIT: start the commit in a kernel thread; returns at once. */
+/*
+ * KSPLICE_IOC_COMMIT: start the commit in a kernel thread; returns at once.
+ * -EPERM: the update sets fields of data, and the kernel is locked down.
+ */
 struct ksplice_commit {
 	__u32 attempts;		/* how often to try while stacks conflict, >= 1 */
 	__u32 interval_ms;	/* wait between attempts */

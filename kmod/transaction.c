@@ -211,7 +211,11 @@ static void again(struct ksplice_transaction *t)
 	t->thawed = false;
 }
 
-/* Start the commit's thread. Without ksplice_lock; the caller's file keeps the transaction. */
+/*
+ * Start the commit's thread. -EPERM: the update sets data, which the kernel's
+ * lockdown forbids. Without ksplice_lock; the caller's file keeps the
+ * transaction.
+ */
 int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_commit *arg)
 {
 	struct task_struct *thread;
@@ -228,6 +232,8 @@ int ksplice_commit_start(struct ksplice_transaction *t, const struct ksplice_com
 		err = -EAGAIN;
 	else if (t->expired)
 		err = -ETIMEDOUT;
+	else
+		err = ksplice_writes_allowed(t);
 	if (err)
 		goto out;
 	ksplice_slots_disarm();

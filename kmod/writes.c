@@ -4,7 +4,10 @@
  * changes the initialiser of a datum that exists. They are written in the same
  * stop as the redirects, and only where every one of them still has the value
  * that the update was made for; undo puts that back, and only where each still
- * has what the update wrote. All lie under the part's signature.
+ * has what the update wrote. Names and plain values lie under the part's
+ * signature. Where a field lies, and values that are addresses, are slots,
+ * which user space lends: so where the kernel is locked down none is written
+ * but what undo puts back.
  */
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -91,6 +94,24 @@ void ksplice_writes_free(struct ksplice_loaded *p)
 		kfree(p->writes[i].new);
 	}
 	kvfree(p->writes);
+}
+
+/*
+ * Does the kernel's lockdown let the update that comes set its fields? Not for
+ * what goes: that puts back what was there. -EPERM. Under ksplice_lock, so that
+ * no part comes behind it.
+ */
+int ksplice_writes_allowed(const struct ksplice_transaction *t)
+{
+	struct ksplice_loaded *p;
+
+	if (t->op != KSPLICE_OP_APPLY)
+		return 0;
+	list_for_each_entry(p, &t->update->parts, list) {
+		if (p->nr_writes)
+			return ksplice_may_write();
+	}
+	return 0;
 }
 
 /* Memory that exists and is no code. */

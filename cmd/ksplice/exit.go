@@ -99,7 +99,7 @@ func exitCode(err error) int {
 		}
 	}
 	for _, sentinel := range []error{update.ErrForeign, update.ErrTruncated, update.ErrAltered, update.ErrVersion, engine.ErrApplied,
-		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrABI, engine.ErrBusy, engine.ErrMapped, engine.ErrWaitedFor, kernel.ErrHidden, kernel.ErrFormat,
+		engine.ErrNotApplied, engine.ErrNoModule, engine.ErrABI, engine.ErrBusy, engine.ErrMapped, engine.ErrLocked, engine.ErrWaitedFor, kernel.ErrHidden, kernel.ErrFormat,
 		kernel.ErrNoModules, trust.ErrSignature, trust.ErrFull} {
 		if errors.Is(err, sentinel) {
 			return exitRefused

@@ -120,6 +120,11 @@ func newSession(u *update.Update, opts Options) (*session, error) {
 		if err := demand.Loadable(p.Name, u.Files[p.File]); err != nil {
 			return nil, err
 		}
+		for _, w := range p.Writes {
+			if err := demand.Writable(p.Name, w.Name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	dir, err := os.MkdirTemp("", "ksplice-*")
 	if err != nil {

@@ -166,8 +166,8 @@ func (m *Machine) lockdownMode() (string, error) {
 	return "", nil
 }
 
-// lockdown: from integrity on modules must be signed, and state transfers may not write; under confidentiality nobody may read the kernel's memory
-// (kmod/device.c, security/lockdown).
+// lockdown: from integrity on modules must be signed, and neither state transfers nor changed initialisers are written; under confidentiality nobody
+// may read the kernel's memory (kmod/device.c, security/lockdown).
 func lockdown(_ context.Context, m *Machine) []Finding {
 	switch mode, err := m.lockdownMode(); {
 	case err != nil:
@@ -175,7 +175,7 @@ func lockdown(_ context.Context, m *Machine) []Finding {
 	case mode == "confidentiality":
 		return wrong(mode, "the kernel's memory cannot be read, so that no update can be matched: boot with lockdown=integrity")
 	case mode == "integrity":
-		return warning(mode, "only updates whose parts are signed by a key that the kernel trusts can be applied, and none that transfers state")
+		return warning(mode, "only updates whose parts are signed by a key that the kernel trusts can be applied, and none that transfers state or changes initial values of data")
 	case mode == "":
 		return good("none")
 	default:

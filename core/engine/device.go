@@ -33,6 +33,10 @@ var ErrBusy = errors.New("another ksplice is changing this machine; wait for it"
 var ErrMapped = errors.New("the update was undone, but its parts stay mapped, as code outside may hold addresses in them: " +
 	"it cannot be applied again before the next boot; made again with another --description it is an update of its own")
 
+// ErrLocked says that an update sets fields of data, and that the kernel is locked down (kmod/writes.c: ksplice_writes_allowed).
+var ErrLocked = errors.New("it changes initial values of data, which the kernel's lockdown forbids, as no signature says where they lie: " +
+	"have the vendor carry that by hooks, whose code is signed, or apply the update without Secure Boot")
+
 // ErrNoModule says that the kernel module is not there.
 var ErrNoModule = errors.New("the ksplice kernel module is not loaded; run `modprobe ksplice`")
 
@@ -427,7 +431,10 @@ func (d *Device) Freeze(file *os.File) error {
 // Commit commits the transaction, or says why not. While stacks conflict it tries up to attempts times.
 func (d *Device) Commit(ctx context.Context, attempts int, interval time.Duration) (*Result, error) {
 	c := commitC{attempts: uint32(attempts), intervalMS: uint32(interval.Milliseconds())}
-	if err := d.ioctl(iocCommit, unsafe.Pointer(&c)); err != nil {
+	switch err := d.ioctl(iocCommit, unsafe.Pointer(&c)); {
+	case errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("commit the update: %w; %w", err, ErrLocked)
+	case err != nil:
 		return nil, fmt.Errorf("commit: %w", err)
 	}
 	for {

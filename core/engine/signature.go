@@ -135,6 +135,14 @@ func (d *Demand) Loadable(name string, module []byte) error {
 	return nil
 }
 
+// Writable returns an error that wraps ErrLocked for a part that sets a field of data, where the running kernel is locked down.
+func (d *Demand) Writable(part, field string) error {
+	if d.Lockdown == "" {
+		return nil
+	}
+	return fmt.Errorf("part %s sets %s: %w", part, field, ErrLocked)
+}
+
 // refused says why the loader, with the kernel's demand, refused a module; nil: not because of its signature (kernel/module/signing.c:
 // module_sig_check).
 func (d *Demand) refused(name string, module []byte, errno unix.Errno) error {

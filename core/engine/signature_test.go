@@ -116,4 +116,10 @@ func TestRefused(t *testing.T) {
 	if err := errors.Join(plain.Loadable("x", unsigned), locked.Loadable("x", garbled)); err != nil {
 		t.Error(err)
 	}
+	if err := locked.Writable("x", "ops.peek"); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "ops.peek") {
+		t.Errorf("data of a kernel that is locked down are writable: %v", err)
+	}
+	if err := errors.Join(plain.Writable("x", "ops.peek"), enforced.Writable("x", "ops.peek")); err != nil {
+		t.Error(err)
+	}
 }

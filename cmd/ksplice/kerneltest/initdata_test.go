@@ -47,6 +47,7 @@ func TestInitdata(t *testing.T) {
 			l.initdataStack(t, low, up, other)
 		}
 		l.initdataModule(t, plug)
+		l.initdataLocked(t, low)
 	})
 }
 
@@ -152,5 +153,14 @@ func (l *lab) initdataModule(t *testing.T, file string) {
 	l.MustRun(t, "modprobe", "sch_plug")
 	poll(t, "the update of sch_plug", func() bool { return strings.Contains(l.ksplice(t, "status").Stdout, "plug_qdisc_ops.peek") })
 	l.undo(t, id)
+	l.clean(t)
+}
+
+// initdataLocked locks the kernel down while a field is set: it still gets back what it had.
+func (l *lab) initdataLocked(t *testing.T, low string) {
+	l.apply(t, low)
+	l.MustRun(t, "sh", "-c", "echo integrity > /sys/kernel/security/lockdown")
+	l.undo(t, l.id(t, low))
+	l.rate(t, "5")
 	l.clean(t)
 }

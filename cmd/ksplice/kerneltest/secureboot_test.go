@@ -35,6 +35,7 @@ func TestSecureBoot(t *testing.T) {
 		unsigned := l.signedUpdate(t, "unsigned")
 		signed := l.signedUpdate(t, "signed", "--module-key", vendor.key, "--module-cert", vendor.cert)
 		strange := l.signedUpdate(t, "strange", "--module-key", stranger.key, "--module-cert", stranger.cert)
+		sets := l.create(t, "sets", []byte(rateHunk(7)), "--module-key", vendor.key, "--module-cert", vendor.cert)
 		l.signedByCommand(t, signed, vendor)
 		l.files[guestUnsigned] = l.kmod
 		l.files[guestKmod] = vendor.sign(t, l.kmod)
@@ -69,6 +70,7 @@ func TestSecureBoot(t *testing.T) {
 		l.undo(t, id)
 		l.sees(t, words, "old")
 		l.MustRun(t, guestTool, "transfer", "locked")
+		l.lockedData(t, sets)
 		same()
 		l.clean(t)
 		l.confidential(t, signed)
@@ -83,6 +85,19 @@ func (l *lab) lockedModule(t *testing.T, signed string) {
 		t.Fatalf("the kernel module is loaded without a signature (%v)", err)
 	}
 	l.MustRun(t, "insmod", guestKmod)
+}
+
+// lockedData wants no field of data to be set, though the vendor signed the update that does: where the field lies nobody signed.
+func (l *lab) lockedData(t *testing.T, sets string) {
+	const words = "it changes initial values of data, which the kernel's lockdown forbids"
+	for _, command := range []string{"check", "apply"} {
+		l.must(t, exitRefused, "sets printk_ratelimit_state.interval: "+words, command, sets)
+	}
+	// Where the command does not see that the kernel is locked down, the kernel module does.
+	l.MustRun(t, "umount", "/sys/kernel/security")
+	l.must(t, exitRefused, "commit the update: operation not permitted; "+words, "apply", sets)
+	l.MustRun(t, "mount", "-t", "securityfs", "securityfs", "/sys/kernel/security")
+	l.rate(t, "5")
 }
 
 // confidential raises the lockdown to where nobody reads kernel memory.
