@@ -486,7 +486,8 @@ static bool prepare(struct ksplice_transaction *t)
 	} else if (!ksplice_check_all(t)) {
 		return false;
 	}
-	return ksplice_transfer_whole(t) && ksplice_writes_check(t) && !ksplice_writes_map(t) && !map_patches(t);
+	/* What is no data of the kernel's is not looked at. */
+	return ksplice_transfer_whole(t) && !ksplice_writes_map(t) && ksplice_writes_check(t) && !map_patches(t);
 }
 
 static void commit(struct ksplice_transaction *t)

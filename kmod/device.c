@@ -68,6 +68,11 @@ static int read_range(struct ksplice_range *r, u8 *buffer)
  * kernel's lockdown holds for it: refused where confidentiality is asked for.
  * security_locked_down is exported to modules.
  */
+static int may_read(void)
+{
+	return security_locked_down(LOCKDOWN_KCORE);
+}
+
 static int do_read(unsigned long arg)
 {
 	struct ksplice_read read;
@@ -78,7 +83,7 @@ static int do_read(unsigned long arg)
 
 	if (!capable(CAP_SYS_RAWIO))
 		return -EPERM;
-	err = security_locked_down(LOCKDOWN_KCORE);
+	err = may_read();
 	if (err)
 		return err;
 	if (copy_in(&read, arg, sizeof(read)))
@@ -104,15 +109,20 @@ static int do_read(unsigned long arg)
 	return err;
 }
 
+/* Why an update does not fit tells what lies where its slots lead: who applies one must be allowed to read. */
 static int do_begin(struct file *file, unsigned long arg)
 {
 	struct ksplice_transaction *t;
 	struct ksplice_begin begin;
+	int err;
 
 	if (!capable(CAP_SYS_MODULE))
 		return -EPERM;
 	if (copy_in(&begin, arg, sizeof(begin)))
 		return -EFAULT;
+	err = begin.op == KSPLICE_OP_APPLY ? may_read() : 0;
+	if (err)
+		return err;
 	mutex_lock(&ksplice_lock);
 	if (file->private_data)
 		t = ERR_PTR(-EBUSY);

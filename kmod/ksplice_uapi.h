@@ -54,7 +54,8 @@ struct ksplice_read {
 };
 
 /*
- * KSPLICE_IOC_BEGIN: begin a transaction. -EBUSY while another one is open.
+ * KSPLICE_IOC_BEGIN: begin a transaction. -EBUSY while another one is open;
+ * -EPERM: apply, where the kernel's lockdown lets nobody read its memory.
  * An id is at least eight lowercase hexadecimal digits; of what is applied to a
  * module that came later, the same with a colon and the module's name behind.
  */

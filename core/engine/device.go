@@ -323,6 +323,8 @@ func (d *Device) Begin(id string, op Op, parts int) error {
 		return fmt.Errorf("begin %s: %w", id, ErrMapped)
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("begin %s: %w", id, ErrNotApplied)
+	case op == OpApply && errors.Is(err, unix.EPERM):
+		return fmt.Errorf("begin %s: %w; where ksplice has CAP_SYS_MODULE, %s", id, err, lockedAdvice)
 	case err != nil:
 		return fmt.Errorf("begin %s: %w", id, err)
 	}

@@ -100,10 +100,19 @@ func (l *lab) lockedData(t *testing.T, sets string) {
 	l.rate(t, "5")
 }
 
-// confidential raises the lockdown to where nobody reads kernel memory.
+// confidential raises the lockdown to where nobody reads kernel memory: nothing is applied any more, and what is applied goes.
 func (l *lab) confidential(t *testing.T, signed string) {
+	words := &examples.All[0].Show[0]
+	l.apply(t, signed)
+	l.sees(t, words, "new")
 	l.MustRun(t, "sh", "-c", "echo confidentiality > /sys/kernel/security/lockdown")
-	l.must(t, exitRefused, "nothing can be proved of this kernel", "check", signed)
+	l.MustRun(t, guestTool, "begin")
+	l.undo(t, l.id(t, signed))
+	l.sees(t, words, "old")
+	l.clean(t)
+	for _, command := range []string{"check", "apply"} {
+		l.must(t, exitRefused, "nothing can be proved of this kernel", command, signed)
+	}
 	l.MustRun(t, "rmmod", "ksplice")
 	l.must(t, exitRefused, "with lockdown=integrity, or with none, it can be read", "check", signed)
 }

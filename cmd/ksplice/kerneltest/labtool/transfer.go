@@ -80,3 +80,16 @@ func lockedTransfer(d *engine.Device) error {
 	}
 	return nil
 }
+
+// begin has the kernel module begin to apply an update where lockdown lets nobody read the kernel's memory.
+func begin() error {
+	d, err := engine.Open()
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Begin("0123456789abcdef", engine.OpApply, 1); !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "lockdown=confidentiality") {
+		return fmt.Errorf("with lockdown: %v, want %v", err, unix.EPERM)
+	}
+	return nil
+}
