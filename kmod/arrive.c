@@ -200,8 +200,10 @@ int ksplice_arrived(const struct ksplice_arrived *arg)
 		if ((unsigned char)*c < ' ')
 			*c = ' ';
 	}
+	/* Not the text: it may tell addresses and bytes, and others than root may read the log. */
 	if (arg->error)
-		pr_warn("update %s is not applied to module %s: %s\n", a->arg.id, a->arg.module, a->state);
+		pr_warn("update %s is not applied to module %s: /sys/kernel/ksplice/armed has the reason\n", a->arg.id,
+			a->arg.module);
 	a->told = true;
 	answer(a);
 	return 0;

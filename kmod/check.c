@@ -47,7 +47,11 @@ static const char * const forbidden[] = {
 	"do_task_dead", "make_task_dead", "do_exit", "mpol_put_task_policy", "put_task_stack", "__put_task_struct",
 };
 
-/* Record the first failure; later ones do not matter. */
+/*
+ * Record the first failure; later ones do not matter. Up to the first ": " the
+ * text says whom it is about, and is for the log, too (commit.c:tell_failed):
+ * addresses and bytes of the kernel's stand behind that.
+ */
 void ksplice_fail(struct ksplice_result *r, u32 cause, int error, unsigned long address, const char *fmt, ...)
 {
 	va_list args;

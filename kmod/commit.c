@@ -522,12 +522,19 @@ static void commit(struct ksplice_transaction *t)
 		put_parts(t->update);
 }
 
-/* Say that nothing was done, and why. What has moved is tried again. */
+/*
+ * Say that nothing was done, and why: in short, as others than root may read
+ * the log; abort_cause (sysfs.c) has all of it. What has moved is tried again.
+ */
 static void tell_failed(const struct ksplice_transaction *t)
 {
-	if (t->result.cause != KSPLICE_OK && t->result.cause != KSPLICE_MOVED)
-		pr_info("update %s not %s: %s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
-			t->result.where);
+	const struct ksplice_result *r = &t->result;
+	const char *rest = strstr(r->where, ": ");
+
+	if (r->cause == KSPLICE_OK || r->cause == KSPLICE_MOVED)
+		return;
+	pr_info("update %s not %s: %s: %.*s\n", t->update->id, t->op == KSPLICE_OP_APPLY ? "applied" : "undone",
+		ksplice_cause_word(r->cause), (int)(rest ? rest - r->where : strlen(r->where)), r->where);
 }
 
 int ksplice_commit_thread(void *data)

@@ -317,6 +317,7 @@ bool ksplice_begins(unsigned long address, const char *name, const char *suffix)
 
 /* sysfs.c */
 extern const struct kobj_type ksplice_update_type;
+const char *ksplice_cause_word(u32 cause);
 void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r);
 void ksplice_forget_conflicts(struct ksplice_update *u);
 void ksplice_set_conflicts(struct ksplice_update *u, const struct ksplice_transaction *t);

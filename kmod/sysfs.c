@@ -5,7 +5,8 @@
  *   <id>/		an update
  *     stage		preparing, applied, undone, dropped or gone
  *     description	one line
- *     abort_cause	why the last commit failed, or empty
+ *     abort_cause	why the last commit failed, or empty; root's, since it
+ *			may tell addresses and bytes of the kernel's
  *     applied_at	seconds since the epoch, 0 if never
  *     sequence		counts applied updates: the higher is the later
  *     pause_ns		how long the machine stood for it
@@ -140,7 +141,7 @@ static ssize_t changes_read(struct file *file, struct kobject *kobj, struct bin_
 
 static struct kobj_attribute stage_attr = __ATTR_RO(stage);
 static struct kobj_attribute description_attr = __ATTR_RO(description);
-static struct kobj_attribute abort_cause_attr = __ATTR_RO(abort_cause);
+static struct kobj_attribute abort_cause_attr = __ATTR_RO_MODE(abort_cause, 0400);
 static struct kobj_attribute applied_at_attr = __ATTR_RO(applied_at);
 static struct kobj_attribute sequence_attr = __ATTR_RO(sequence);
 static struct kobj_attribute pause_ns_attr = __ATTR_RO(pause_ns);
@@ -199,8 +200,8 @@ const struct kobj_type ksplice_update_type = {
 	.default_groups = update_groups,
 };
 
-/* Note why the last commit failed; result 0 clears it. */
-void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r)
+/* The cause in a word or two. */
+const char *ksplice_cause_word(u32 cause)
 {
 	static const char * const words[] = {
 		[KSPLICE_OK] = "",
@@ -220,12 +221,17 @@ void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r)
 	};
 
 	static_assert(ARRAY_SIZE(words) == KSPLICE_CAUSES);
+	return words[cause];
+}
 
+/* Note why the last commit failed; result 0 clears it. */
+void ksplice_set_abort(struct ksplice_update *u, const struct ksplice_result *r)
+{
 	mutex_lock(&u->text_lock);
 	if (r->cause == KSPLICE_OK)
 		u->abort_cause[0] = '\0';
 	else
-		snprintf(u->abort_cause, sizeof(u->abort_cause), "%s: %s", words[r->cause], r->where);
+		snprintf(u->abort_cause, sizeof(u->abort_cause), "%s: %s", ksplice_cause_word(r->cause), r->where);
 	mutex_unlock(&u->text_lock);
 }
 

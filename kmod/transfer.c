@@ -181,7 +181,7 @@ int ksplice_transfer_take(struct ksplice_transaction *t, const struct ksplice_tr
 
 static bool moved(struct ksplice_transaction *t, unsigned long address, const char *what)
 {
-	ksplice_fail(&t->result, KSPLICE_MOVED, -EAGAIN, address, "what was read at %lx %s", address, what);
+	ksplice_fail(&t->result, KSPLICE_MOVED, -EAGAIN, address, "what was read: at %lx it %s", address, what);
 	return false;
 }
 
@@ -240,7 +240,7 @@ static bool check_sets(struct ksplice_transaction *t)
 		for (page = x->sets[i].address & PAGE_MASK; page < end; page += PAGE_SIZE) {
 			if (page != known && !ksplice_is_writable(page)) {
 				ksplice_fail(&t->result, KSPLICE_INVALID, -EACCES, x->sets[i].address,
-					     "the %u bytes to be set at %llx are code, or read-only, or no memory",
+					     "what a transfer sets: %u bytes at %llx are code, or read-only, or no memory",
 					     x->sets[i].length, x->sets[i].address);
 				return false;
 			}

@@ -122,6 +122,8 @@ func (l *lab) initdata(t *testing.T, file, all, on string) {
 	updated("7")
 	set("3")
 	l.must(t, exitRefused, "printk_ratelimit_state.interval: has ee020000, expected d6060000; somebody set it after the update did", "undo", id)
+	l.logged(t, "update "+id+` not undone: changed: printk_ratelimit_state\.interval`)
+	l.MustRun(t, "sh", "-c", "cd /sys/kernel/ksplice/"+id+" && grep -q 'has ee020000' abort_cause && test $(stat -c %a abort_cause) = 400")
 	l.rate(t, "3")
 	set("7")
 	l.must(t, exitOK, "applied", "apply", "--attempts", "100", "--replace", id, all)
