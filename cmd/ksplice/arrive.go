@@ -46,10 +46,16 @@ func arriveCommand() *command {
 			if err != nil {
 				return e.cannotArrive(id, module, err)
 			}
-			if err := guardArrival(persist.Default(), id); err != nil {
+			guarded, err := guardArrival(persist.Default(), id)
+			if err != nil {
 				e.log.Warn("a death of this machine now would not be known for the update's", "error", err)
 			}
 			r, err := apply.Arrive(ctx, id, module, apply.Options{Arch: a, Transform: transforms(host), Log: e.log, Attempts: settings.Attempts, Interval: settings.Interval, Freeze: settings.Freeze})
+			if guarded {
+				if err := settleLater(); err != nil {
+					e.log.Warn("that this machine lives is known only when ksplice.service ends", "error", err)
+				}
+			}
 			if err != nil {
 				return err
 			}

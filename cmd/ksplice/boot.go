@@ -234,23 +234,19 @@ func settleLater() error {
 	return cmd.Process.Release()
 }
 
-// guardArrival remembers this boot while an update that is persistent gets its part for a module that has come: at the next boot it would come again.
-func guardArrival(store persist.Store, id string) error {
+// guardArrival remembers this boot, and says that it does, before an update that is persistent gets its part for a module that has come: at the next
+// boot it would come again.
+func guardArrival(store persist.Store, id string) (bool, error) {
 	list, err := store.List()
-	if err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(list, func(p persist.Entry) bool { return p.ID == id }) {
-		return nil
+	if err != nil || !slices.ContainsFunc(list, func(p persist.Entry) bool { return p.ID == id }) {
+		return false, err
 	}
 	boot, err := bootID()
 	if err != nil {
-		return err
+		return false, err
 	}
-	if err := store.Applying(boot, id); err != nil {
-		return err
-	}
-	return settleLater()
+	err = store.Applying(boot, id)
+	return err == nil, err
 }
 
 // pause waits, and says whether it waited to the end.
