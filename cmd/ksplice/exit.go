@@ -63,6 +63,7 @@ var refusals = []any{
 	new(*apply.NothingError),
 	new(*apply.InitError),
 	new(*apply.AfterInitError),
+	new(*apply.HelperError),
 	new(*bind.Error),
 	new(*match.MismatchError),
 	new(*create.RefusedError),

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/ksplice/ksplice/core/engine"
 	"github.com/ksplice/ksplice/core/kept"
 	"github.com/ksplice/ksplice/core/kernel"
+	"github.com/ksplice/ksplice/core/rootonly"
 	"github.com/ksplice/ksplice/core/update"
 )
 
@@ -25,6 +27,9 @@ func (s *session) arm(d *engine.Device) error {
 	if s.opts.Helper == "" {
 		return errors.New("arm the update: nobody said which program applies it when its modules come")
 	}
+	if err := rootsOwn(s.opts.Helper); err != nil {
+		return err
+	}
 	if err := kept.Default().Arm(s.u, &s.opts.Settings); err != nil {
 		return err
 	}
@@ -33,6 +38,32 @@ func (s *session) arm(d *engine.Device) error {
 		if err := d.Arm(a, s.opts.Helper); err != nil {
 			return errors.Join(err, forget(d, s.u.Manifest.ID))
 		}
+	}
+	return nil
+}
+
+// HelperError says that somebody besides root could change the program that the kernel would run as root when a module comes.
+type HelperError struct {
+	Path string
+	Err  error // who, and how
+}
+
+// Error implements error.
+func (e *HelperError) Error() string {
+	return fmt.Sprintf("arm the update: the kernel runs %s as root when the module comes, and not only root can change it: %v; take a ksplice that is installed, or chown root, chmod go-w", e.Path, e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *HelperError) Unwrap() error { return e.Err }
+
+// rootsOwn refuses a helper that is not root's alone.
+func rootsOwn(helper string) error {
+	real, err := filepath.EvalSymlinks(helper)
+	if err == nil {
+		err = rootonly.File(real)
+	}
+	if err != nil {
+		return &HelperError{helper, err}
 	}
 	return nil
 }
