@@ -42,6 +42,8 @@ type Machine struct {
 	Booting  bool
 	Disabled string
 	Died     *persist.Attempt
+	// PersistentErr says why all that is not known.
+	PersistentErr error
 }
 
 // moduleVersion is where the loader shows what the kernel module calls itself.
@@ -91,7 +93,8 @@ func Read() (*Machine, error) {
 			m.Manifests[id] = manifest
 		}
 	}
-	return m, m.readPersistent(persist.Default())
+	m.PersistentErr = m.readPersistent(persist.Default())
+	return m, nil
 }
 
 // readPersistent looks at what is applied at boot.
@@ -176,6 +179,9 @@ func (m *Machine) Problems() []Problem {
 
 // missing are the problems of persistent updates that the boot did not apply.
 func (m *Machine) missing() []Problem {
+	if m.PersistentErr != nil {
+		return []Problem{{What: m.PersistentErr.Error(), Do: "until that is mended nothing is applied at boot"}}
+	}
 	if m.Died != nil {
 		return []Problem{{What: (&persist.SuspendedError{Attempt: *m.Died}).Error(), Do: "take away the update that did it (ksplice persist remove ID) before that"}}
 	}

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bufio"
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -87,6 +88,8 @@ func TestMissing(t *testing.T) {
 	m.Booting, m.Disabled = false, "a file is there"
 	names()
 	m.Died = &persist.Attempt{Boot: "b", Begun: time.Unix(1700000000, 0)}
+	names("boot")
+	m.PersistentErr = errors.New("damaged")
 	names("boot")
 	var b strings.Builder
 	if err := m.WriteMetrics(&b); err != nil {
