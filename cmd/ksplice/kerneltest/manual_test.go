@@ -106,7 +106,7 @@ func (l *lab) acme(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &tree); err != nil || exit != exitOK || tree.Source == "" {
 		t.Fatalf("plugin run: exit code %d, %v\n%s%s", exit, err, out, errs)
 	}
-	l.env = append(l.env, "KERNEL_SOURCE="+tree.Source)
+	l.env = append(l.env, "KERNEL_SOURCE="+tree.Source, "KERNEL_HEADERS="+l.kernel.KDir)
 	module := filepath.Join(l.share, "acme-1.2")
 	if err := os.CopyFS(module, os.DirFS("testdata/tally")); err != nil {
 		t.Fatal(err)
