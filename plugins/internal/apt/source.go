@@ -3,8 +3,13 @@ package apt
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +100,36 @@ func (s *Source) control() string {
 	return ""
 }
 
+// reuse puts a file that was kept where apt looks for what it need not fetch. One that is damaged is removed: apt would take a short one for the
+// beginning of what it fetches, and go on behind it.
+func (f *SourceFile) reuse(kept, to string) error {
+	b, err := os.Open(kept)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	kind, want, _ := strings.Cut(f.Digest, ":")
+	var h hash.Hash
+	switch kind {
+	case "SHA512":
+		h = sha512.New()
+	case "SHA256":
+		h = sha256.New()
+	default: // of no other are we sure
+		return os.Remove(kept)
+	}
+	if _, err := io.Copy(h, b); err != nil {
+		return err
+	}
+	if hex.EncodeToString(h.Sum(nil)) != want {
+		return os.Remove(kept)
+	}
+	return os.Link(kept, to)
+}
+
 // Unpack fetches a source package and unpacks it, with its patches applied, to the empty directory root. Files are kept in dir: several
 // versions share the upstream source.
 func (c *Client) Unpack(ctx context.Context, dir string, s *Source, root string, progress plugin.ProgressFunc) error {
@@ -111,8 +146,7 @@ func (c *Client) Unpack(ctx context.Context, dir string, s *Source, root string,
 	}
 	var total int64
 	for _, f := range s.Files {
-		// apt holds what is there against the lists' digests, and fetches what differs.
-		if err := os.Link(kept(f), filepath.Join(tmp, f.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := f.reuse(kept(f), filepath.Join(tmp, f.Name)); err != nil {
 			return fmt.Errorf("fetch the source: %w", err)
 		}
 		total += f.Size
