@@ -64,7 +64,7 @@ func (e *env) boot(ctx context.Context, store persist.Store, settle time.Duratio
 		return err
 	}
 	here := persist.Of(list, release, version)
-	why, err := disabled()
+	why, err := persist.DisabledHere()
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (e *env) boot(ctx context.Context, store persist.Store, settle time.Duratio
 		notify("READY=1\nSTATUS=nothing applied: " + why)
 		return e.result([]string{}, func(w io.Writer) { fmt.Fprintf(w, "nothing applied\t%s\n", why) })
 	}
-	id, err := bootID()
+	id, err := persist.Boot()
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ func loadModule(ctx context.Context, e *env) {
 // settled waits until the machine has lived for a while after this boot's last update, and forgets the boot then. Somebody must, where the process that
 // remembered it is gone: one that was killed (ksplice.service runs this when its own has ended), or that the kernel waited for (arrive).
 func (e *env) settled(ctx context.Context, store persist.Store, settle time.Duration) error {
-	id, err := bootID()
+	id, err := persist.Boot()
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func guardArrival(store persist.Store, id string) (bool, error) {
 	if err != nil || !slices.ContainsFunc(list, func(p persist.Entry) bool { return p.ID == id }) {
 		return false, err
 	}
-	boot, err := bootID()
+	boot, err := persist.Boot()
 	if err != nil {
 		return false, err
 	}
@@ -259,15 +259,6 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// disabled says what keeps updates from being applied at boot by hand.
-func disabled() (string, error) {
-	cmdline, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		return "", err
-	}
-	return persist.Disabled(string(cmdline), persist.DisableFile), nil
-}
-
 // running returns uname -r and -v.
 func running() (release, version string, err error) {
 	var u unix.Utsname
@@ -275,14 +266,6 @@ func running() (release, version string, err error) {
 		return "", "", fmt.Errorf("ask the kernel who it is: %w", err)
 	}
 	return unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Version[:]), nil
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("ask the kernel which boot this is: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }
 
 // notify tells the service manager how it goes (sd_notify(3)); without one it does nothing.

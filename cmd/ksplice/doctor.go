@@ -197,7 +197,7 @@ func decidedAtBoot(u *doctor.Updates, release, version string) error {
 			u.Unapplied = append(u.Unapplied, p.ID)
 		}
 	}
-	if u.Disabled, err = disabled(); err != nil {
+	if u.Disabled, err = persist.DisabledHere(); err != nil {
 		return err
 	}
 	died, err := diedOf(persist.Default())

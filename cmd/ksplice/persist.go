@@ -146,7 +146,7 @@ func (e *env) resume(store persist.Store) error {
 
 // diedOf returns the attempt of the boot that died of its updates; nil: none did.
 func diedOf(store persist.Store) (*persist.Attempt, error) {
-	id, err := bootID()
+	id, err := persist.Boot()
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func atNextBoot(store persist.Store, release, version string) ([]string, error) 
 	if !doctor.ServiceEnabled("") {
 		notes = append(notes, "nothing applies updates at boot yet: systemctl enable "+doctor.Service)
 	}
-	why, err := disabled()
+	why, err := persist.DisabledHere()
 	if err != nil {
 		return nil, err
 	}

@@ -106,21 +106,19 @@ func (m *Machine) readPersistent(store persist.Store) error {
 	for _, e := range persist.Of(list, m.Release, m.Version) {
 		m.Persistent = append(m.Persistent, e.ID)
 	}
-	var proc [2]string
-	for i, path := range []string{"/proc/sys/kernel/random/boot_id", "/proc/cmdline"} {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("look at this boot: %w", err)
-		}
-		proc[i] = strings.TrimSpace(string(b))
+	if m.Disabled, err = persist.DisabledHere(); err != nil {
+		return err
 	}
-	m.Disabled = persist.Disabled(proc[1], persist.DisableFile)
+	boot, err := persist.Boot()
+	if err != nil {
+		return err
+	}
 	a, err := store.Guarded()
 	if err != nil {
 		return err
 	}
-	m.Booting = a != nil && a.Boot == proc[0] && !a.Suspended
-	m.Died, err = store.Died(proc[0])
+	m.Booting = a != nil && a.Boot == boot && !a.Suspended
+	m.Died, err = store.Died(boot)
 	return err
 }
 

@@ -125,6 +125,24 @@ const (
 	DisableFile = "/etc/ksplice/disable"
 )
 
+// Boot returns the running boot's ID, as the guard remembers it.
+func Boot() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("ask the kernel which boot this is: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// DisabledHere says what keeps updates from being applied when this machine boots as it did; empty: nothing does.
+func DisabledHere() (string, error) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return "", fmt.Errorf("ask the kernel how it was booted: %w", err)
+	}
+	return Disabled(string(cmdline), DisableFile), nil
+}
+
 // Disabled says what keeps updates from being applied at boot; empty: nothing does. cmdline is the kernel's (/proc/cmdline), file DisableFile.
 func Disabled(cmdline, file string) string {
 	for _, word := range strings.Fields(cmdline) {

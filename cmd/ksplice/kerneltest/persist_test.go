@@ -74,6 +74,11 @@ func TestPersist(t *testing.T) {
 	if in, net := s.when(t, "ksplice.service"), s.when(t, "network-pre.target"); in == 0 || in > net {
 		t.Errorf("the updates were in after %d µs, and the network could begin after %d µs", in, net)
 	}
+	// What may forbid modules comes behind them, and nothing is left out for that.
+	if in, settings := s.when(t, "ksplice.service"), s.when(t, "systemd-sysctl.service"); in > settings {
+		t.Errorf("the updates were in after %d µs, and the kernel's settings after %d µs", in, settings)
+	}
+	s.sh(t, "! journalctl -b --no-pager | grep 'ordering cycle'")
 	s.wants(t, "journalctl -b -o cat -u ksplice.service", "1 of 1 update applied")
 	// A service that is started again does nothing twice.
 	s.sh(t, "systemctl restart ksplice.service")
